@@ -1,0 +1,150 @@
+#include "core/threads.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace nibble {
+namespace {
+
+thread_local bool inside_pool = false;
+
+// Distinct (package, core) pairs: hyper-threads share the units that the kernels saturate.
+size_t physical_cores() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::set<std::pair<std::string, std::string>> cores;
+  std::string package, line;
+  while (std::getline(cpuinfo, line)) {
+    if (line.starts_with("physical id")) package = line;
+    if (line.starts_with("core id")) cores.emplace(package, line);
+  }
+  const size_t logical = std::max(1u, std::thread::hardware_concurrency());
+  return cores.empty() ? logical : std::min(cores.size(), logical);
+}
+
+struct Job {
+  void (*run)(const void*, size_t, size_t) = nullptr;
+  const void* body = nullptr;
+  size_t count = 0;
+  size_t grain = 1;
+  std::atomic<size_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+  std::mutex error_mutex;
+
+  void work() noexcept {
+    while (!failed.load(std::memory_order_relaxed)) {
+      const size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+      if (begin >= count) return;
+      try {
+        run(body, begin, std::min(begin + grain, count));
+      } catch (...) {
+        const std::lock_guard lock(error_mutex);
+        if (!error) error = std::current_exception();
+        failed = true;
+      }
+    }
+  }
+};
+
+class Pool {
+ public:
+  ~Pool() { stop(); }
+
+  void resize(size_t count) {
+    const std::lock_guard lock(mutex_);
+    stop();
+    size_ = count == 0 ? physical_cores() : count;
+  }
+
+  size_t size() {
+    const std::lock_guard lock(mutex_);
+    if (size_ == 0) size_ = physical_cores();
+    return size_;
+  }
+
+  void run(size_t count, size_t grain, void (*range)(const void*, size_t, size_t), const void* body) {
+    const std::lock_guard lock(mutex_);
+    if (size_ == 0) size_ = physical_cores();
+    while (workers_.size() + 1 < size_) workers_.emplace_back([this, seen = round_.load()] { serve(seen); });
+    job_.run = range, job_.body = body, job_.count = count, job_.grain = grain;
+    job_.next = 0, job_.failed = false, job_.error = nullptr;
+    pending_.store(workers_.size(), std::memory_order_relaxed);
+    round_.fetch_add(1);
+    round_.notify_all();
+    inside_pool = true;
+    job_.work();
+    inside_pool = false;
+    for (size_t left = pending_.load(); left != 0; left = pending_.load()) wait_while(pending_, left);
+    if (job_.error) std::rethrow_exception(std::exchange(job_.error, nullptr));
+  }
+
+ private:
+  // Rounds of a token's work follow each other within microseconds: spin a while before asking the kernel to sleep.
+  template <class T>
+  static void wait_while(const std::atomic<T>& value, T old) {
+    for (int i = 0; i < 2000; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    value.wait(old);
+  }
+
+  void serve(size_t seen) {
+    inside_pool = true;
+    for (;;) {
+      wait_while(round_, seen);
+      seen = round_.load();
+      if (stopping_) return;
+      job_.work();
+      if (pending_.fetch_sub(1) == 1) pending_.notify_all();
+    }
+  }
+
+  void stop() {
+    stopping_ = true;
+    round_.fetch_add(1);
+    round_.notify_all();
+    workers_.clear();
+    stopping_ = false;
+  }
+
+  std::mutex mutex_;  // one parallel region at a time
+  size_t size_ = 0;
+  Job job_;
+  std::atomic<size_t> round_{0};
+  std::atomic<size_t> pending_{0};
+  std::atomic<bool> stopping_{false};
+  std::vector<std::jthread> workers_;
+};
+
+Pool& pool() {
+  static Pool instance;
+  return instance;
+}
+
+}  // namespace
+
+void set_thread_count(size_t count) { pool().resize(count); }
+size_t thread_count() { return pool().size(); }
+
+void detail::parallel_for(size_t count, size_t grain, void (*run)(const void*, size_t, size_t), const void* body) {
+  if (count == 0) return;
+  grain = std::max<size_t>(grain, 1);
+  if (inside_pool || count <= grain || pool().size() == 1) {
+    for (size_t begin = 0; begin < count; begin += grain) run(body, begin, std::min(begin + grain, count));
+    return;
+  }
+  pool().run(count, grain, run, body);
+}
+
+}  // namespace nibble

@@ -1,0 +1,60 @@
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+#include "model/source.h"
+#include "quant/quantized_matrix.h"
+
+namespace nibble {
+
+// One tensor of the output: quantized when `spec` is set, otherwise stored as `dtype`.
+struct OutputTensor {
+  std::string name;  // Hugging Face name
+  Shape shape;
+  std::optional<QuantSpec> spec;
+  ActivationSpec activations;
+  DType dtype = DType::kF32;
+};
+
+// Everything an exporter may need to know before the first byte. `source` gives config and side files.
+struct OutputModel {
+  const Source& source;
+  std::vector<OutputTensor> tensors;  // in the order in which they will be written
+  DType dtype = DType::kF32;          // of what is not quantized, as config.json states it
+  bool tied_embeddings = false;
+};
+
+// Writes one model in one file format while it is being made. Nothing appears at the destination before finish().
+class Exporter {
+ public:
+  virtual ~Exporter() = default;
+  // Rows [first_row, first_row + rows) of a quantized tensor; slices of one tensor may come in any order and from several
+  // threads at once.
+  virtual void write(size_t tensor, size_t first_row, const QuantizedMatrix& rows) = 0;
+  // The same for a tensor that is not quantized: values already in the tensor's dtype.
+  virtual void write(size_t tensor, size_t first_row, size_t rows, std::span<const std::byte> values) = 0;
+  // Side files, config, sync, rename.
+  virtual void finish() = 0;
+  virtual size_t bytes() const = 0;  // of all tensors, headers excluded
+};
+
+struct ExporterEntry {
+  std::string_view name;     // "hf"
+  std::string_view summary;
+  bool folder;               // OUT is a folder, otherwise a file
+  // Throws Error(kUsage) naming the nearest thing that works when the format or its readers cannot hold this tensor.
+  void (*check)(const OutputTensor& tensor);
+  // Stored bytes of a tensor, to the byte.
+  size_t (*stored_bytes)(const OutputTensor& tensor);
+  std::unique_ptr<Exporter> (*make)(const std::filesystem::path& out, bool force, OutputModel model);
+};
+
+std::span<const ExporterEntry> exporters();
+const ExporterEntry& find_exporter(std::string_view name);  // throws Error(kUsage) listing the known formats
+
+}  // namespace nibble

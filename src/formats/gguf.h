@@ -1,0 +1,60 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "core/mapped_file.h"
+#include "core/tensor.h"
+
+namespace nibble {
+
+// One metadata value; arrays of numbers are widened to their class. Strings are views into the mapping.
+struct GgufValue {
+  using Strings = std::vector<std::string_view>;
+  std::variant<uint64_t, int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>, std::vector<bool>, Strings> data;
+};
+
+struct GgufTensor {
+  std::string name;
+  TensorView view;  // shape outermost first (the file has it innermost first)
+};
+
+// A GGUF v2 or v3 file, or all parts of a split one (open any part: NAME-00001-of-00003.gguf). Everything is checked against
+// the file's size; strings are checked to be in range, keys to be unique. Immutable, thread-safe.
+// Specification: ggml's docs/gguf.md. Big-endian files are refused.
+class Gguf {
+ public:
+  static std::shared_ptr<const Gguf> open(const std::filesystem::path& path);
+  // For tests and fuzzing: `bytes` stays valid as long as `owner` lives.
+  static std::shared_ptr<const Gguf> parse(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
+
+  uint32_t version() const { return version_; }
+  const std::vector<GgufTensor>& tensors() const { return tensors_; }  // in file order
+  const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
+
+  // Typed access: the find_ forms give nothing for an absent key; all throw Error(kCorrupt) "KEY should be a TYPE".
+  const GgufValue* find(std::string_view key) const;
+  std::optional<std::string_view> find_string(std::string_view key) const;
+  std::optional<uint64_t> find_unsigned(std::string_view key) const;  // any integer type, non-negative
+  std::optional<double> find_number(std::string_view key) const;      // any numeric type
+  std::optional<bool> find_bool(std::string_view key) const;
+  const GgufValue::Strings* find_strings(std::string_view key) const;
+  const std::vector<int64_t>* find_integers(std::string_view key) const;
+  const std::vector<double>* find_numbers(std::string_view key) const;
+
+ private:
+  friend struct GgufParser;
+  uint32_t version_ = 0;
+  std::vector<GgufTensor> tensors_;
+  std::map<std::string, GgufValue, std::less<>> metadata_;
+  std::vector<std::shared_ptr<const void>> owners_;
+};
+
+}  // namespace nibble

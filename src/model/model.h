@@ -1,0 +1,53 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/progress.h"
+#include "core/tensor.h"
+#include "model/architecture.h"
+#include "model/source.h"
+#include "model/tokenizer.h"
+#include "quant/weight_matrix.h"
+
+namespace nibble {
+
+// Keys and values of the tokens seen so far, one contiguous slab for each layer. Grows only in reserve().
+class KvCache;
+
+struct LoadOptions {
+  // Store unquantized weights as this type instead of the file's (F32, F16, BF16).
+  std::optional<DType> dtype;
+  // Called for every matrix before it is loaded; a returned weight is used instead (quantization on the fly).
+  std::function<std::optional<WeightMatrix>(const StoredTensor&)> replace;
+};
+
+class Model {
+ public:
+  // Weights are views of the source's mapping wherever layout and dtype allow it. Throws Error naming file and tensor for
+  // unknown architectures, missing tensors and wrong shapes.
+  static std::unique_ptr<Model> load(const Source& source, const LoadOptions& options = {}, Progress& progress = no_progress());
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual size_t weight_bytes() const = 0;
+  // Room for `capacity` tokens; dtype F32, F16 or BF16.
+  virtual std::unique_ptr<KvCache> make_cache(size_t capacity, DType dtype) const = 0;
+  // Appends `tokens` to `cache`. logits is [tokens.size(), vocab], or [1, vocab] for the last token only.
+  // Throws Error(kUsage) for ids outside the vocabulary and when the cache is full.
+  virtual void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> logits) = 0;
+};
+
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual size_t size() const = 0;      // tokens held
+  virtual size_t capacity() const = 0;  // tokens
+  virtual void truncate(size_t tokens) = 0;  // forget all but the first `tokens`
+};
+
+}  // namespace nibble

@@ -1,0 +1,37 @@
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/random.h"
+#include "model/tokenizer.h"
+
+namespace nibble {
+
+struct SamplerOptions {
+  bool greedy = false;
+  float temperature = 0.8f;     // 0 = greedy
+  size_t top_k = 40;            // 0 = off
+  float top_p = 0.95f;          // 1 = off
+  float min_p = 0.0f;           // 0 = off; relative to the most likely token
+  float repeat_penalty = 1.0f;  // 1 = off; on tokens seen so far (Keskar et al. 2019, CTRL)
+  uint64_t seed = 0;
+};
+
+// Chooses tokens from logits. Deterministic in its seed. Ties go to the lower id.
+class Sampler {
+ public:
+  Sampler(const SamplerOptions& options, size_t vocab_size);
+  // Tokens that the repeat penalty counts as seen (the prompt).
+  void accept(std::span<const TokenId> tokens);
+  // Chooses, and accepts the choice. `logits` is [vocab] and may be changed. Allocates nothing.
+  TokenId sample(std::span<float> logits);
+
+ private:
+  SamplerOptions options_;
+  Random random_;
+  std::vector<bool> seen_;
+  std::vector<TokenId> order_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,44 @@
+#pragma once
+#include <cstddef>
+#include <variant>
+
+#include "core/tensor.h"
+#include "quant/packed_matrix.h"
+
+namespace nibble {
+
+// A float weight in the dtype it is stored in: F32, F16 or BF16, [rows, cols] dense.
+struct DenseMatrix {
+  DType dtype = DType::kF32;
+  size_t rows = 0;
+  size_t cols = 0;
+  const std::byte* data = nullptr;    // aligned for its dtype
+  std::shared_ptr<const void> owner;  // of data: a file mapping or a buffer
+};
+
+// The runtime form of one weight.
+class WeightMatrix {
+ public:
+  WeightMatrix() = default;
+  explicit WeightMatrix(DenseMatrix dense) : storage_(std::move(dense)) {}
+  explicit WeightMatrix(PackedMatrix packed) : storage_(std::move(packed)) {}
+
+  size_t rows() const;
+  size_t cols() const;
+  size_t bytes() const;  // what a product reads
+  const DenseMatrix* dense() const { return std::get_if<DenseMatrix>(&storage_); }
+  const PackedMatrix* packed() const { return std::get_if<PackedMatrix>(&storage_); }
+  // Columns [begin, begin + count) of one row as float.
+  void load_row(size_t row, size_t begin, size_t count, float* out) const noexcept;
+
+  ActivationSpec activations;  // how multiply() quantizes x first
+
+ private:
+  std::variant<DenseMatrix, PackedMatrix> storage_;
+};
+
+// y[t][r] = sum_c x[t][c] * w[r][c]; x is [tokens, cols], y is [tokens, rows], overwritten, both may be strided. Parallel over
+// rows; every y is summed in an order that does not depend on the thread count. Float accumulation. `bias` is [rows] or null.
+void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y);
+
+}  // namespace nibble
