@@ -6,8 +6,9 @@
 
 namespace nibble::kernels {
 
-// One table per instruction set. Entries never allocate, throw or touch memory outside their arguments; any n >= 0 is valid;
-// pointers need no alignment beyond their element's. In-place use is allowed where in and out have the same element type.
+// One table per instruction set. Entries never allocate, throw or touch memory outside their arguments; any n >= 0 is
+// valid; pointers need no alignment beyond their element's. In-place use is allowed where in and out have the same
+// element type.
 struct Table {
   std::string_view name;  // "avx2"
   bool (*usable)();       // may this CPU and OS run the entries?
@@ -36,6 +37,10 @@ struct Table {
   void (*gemm_tile)(const float* x, size_t x_stride, const float* w, size_t depth, float* acc, size_t acc_stride,
                     size_t tokens, bool add) noexcept;
 
+  // out[c][r] = in[r][c] for r < rows, c < cols: the packing of a panel for gemm_tile. Strides in elements.
+  void (*transpose)(const float* in, size_t in_stride, size_t rows, size_t cols, float* out,
+                    size_t out_stride) noexcept;
+
   // Codes: out[i] = the i-th `bits`-bit field (1..8) of the LSB-first stream `packed`, starting at field `first`.
   void (*unpack_codes)(const uint8_t* packed, int bits, size_t first, size_t n, uint8_t* out) noexcept;
   // out[i] = scale * (codes[i] - zero), the subtraction exact. Bit-equal in every table.
@@ -47,13 +52,14 @@ struct Table {
   void (*rms_norm)(const float* x, const float* weight, float eps, float* out, size_t n) noexcept;
   // x = softmax(x), in place.
   void (*softmax)(float* x, size_t n) noexcept;
-  // log(sum_i exp(x[i])).
-  float (*log_sum_exp)(const float* x, size_t n) noexcept;
+  // log(sum_i exp(x[i])); -inf when n == 0. Double, because the divergence below is a difference of two of these.
+  double (*log_sum_exp)(const float* x, size_t n) noexcept;
   // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; SwiGLU (Shazeer 2020).
   void (*swiglu)(const float* gate, const float* up, float* out, size_t n) noexcept;
   // sum_i p_i (log p_i - log q_i), p = softmax(ref), q = softmax(x); the two log-sum-exps are given.
-  double (*kl_divergence)(const float* ref, float ref_lse, const float* x, float x_lse, size_t n) noexcept;
-  // Index of the largest x; the lowest such index; 0 when n == 0.
+  // Terms with p_i = 0 count as 0.
+  double (*kl_divergence)(const float* ref, double ref_lse, const float* x, double x_lse, size_t n) noexcept;
+  // Index of the largest x; the lowest such index; 0 when n == 0. NaN is never chosen before a number.
   size_t (*argmax)(const float* x, size_t n) noexcept;
 
   // Smallest and largest of x; {+inf, -inf} when n == 0. A NaN anywhere makes `*lo` NaN.
@@ -63,6 +69,7 @@ struct Table {
 };
 
 std::span<const Table* const> available();  // usable on this CPU, best first, "scalar" last
-const Table& active();  // available()[0], or the one named by NIBBLE_ISA; Error(kUsage) when that is unknown or unusable
+const Table&
+active();  // available()[0], or the one named by NIBBLE_ISA; Error(kUsage) when that is unknown or unusable
 
 }  // namespace nibble::kernels

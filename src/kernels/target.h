@@ -1,11 +1,10 @@
 #pragma once
 
-// Functions between NIBBLE_TARGET_BEGIN("avx2,fma") and NIBBLE_TARGET_END may use those instructions. Include every header
-// before the region, so that code shared with the rest of the program stays compiled for the baseline CPU.
+// Functions between NIBBLE_TARGET_BEGIN("avx2,fma") and NIBBLE_TARGET_END may use those instructions. Include every
+// header before the region, so that code shared with the rest of the program stays compiled for the baseline CPU.
 #define NIBBLE_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define NIBBLE_TARGET_BEGIN(isa) \
-  NIBBLE_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define NIBBLE_TARGET_BEGIN(isa) NIBBLE_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
 #define NIBBLE_TARGET_END NIBBLE_PRAGMA(clang attribute pop)
 #else
 // GCC 12 reports its own AVX-512 header as maybe-uninitialized.
