@@ -5,6 +5,8 @@
 
 namespace nibble::kernels {
 
+struct Table;
+
 // Gives parts of the rows of a weight as float, whatever its storage.
 struct RowLoader {
   const void* self;
@@ -16,5 +18,7 @@ struct RowLoader {
 // null. Each weight element is loaded once per call, so that dequantizing is paid once for all tokens. Parallel over
 // rows; every sum's order depends only on the shapes and the table. Allocates its scratch once per thread.
 void gemm(MatrixView<const float> x, const RowLoader& w, const float* bias, MatrixView<float> y);
+// The same with the kernels of a given table: for tests and benchmarks.
+void gemm(const Table& table, MatrixView<const float> x, const RowLoader& w, const float* bias, MatrixView<float> y);
 
 }  // namespace nibble::kernels

@@ -20,7 +20,8 @@ struct DenseMatrix {
 class WeightMatrix {
  public:
   WeightMatrix() = default;
-  explicit WeightMatrix(DenseMatrix dense) : storage_(std::move(dense)) {}
+  // Throws Error(kUnsupported) for any other dtype.
+  explicit WeightMatrix(DenseMatrix dense);
   explicit WeightMatrix(PackedMatrix packed) : storage_(std::move(packed)) {}
 
   size_t rows() const;

@@ -1,0 +1,143 @@
+#include "quant/weight_matrix.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstdint>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "core/threads.h"
+#include "kernels/gemm.h"
+#include "kernels/kernels.h"
+#include "quant/activations.h"
+
+namespace nibble {
+namespace {
+
+// Up to here, reading each weight row once and dotting it with every token beats packing panels for gemm.
+constexpr size_t kFewTokens = 4;
+// Columns of a packed row that are dequantized at a time: 4 KiB of stack.
+constexpr size_t kStretch = 1024;
+
+template <class Element>
+const Element* dense_row(const DenseMatrix& dense, size_t row) {
+  return reinterpret_cast<const Element*>(dense.data) + row * dense.cols;
+}
+
+// y[t][r] for every token and rows [begin, end): one dot product each, straight from the stored weights.
+using RowProducts = void (*)(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
+                             size_t begin, size_t end) noexcept;
+
+template <class Element, float (*kernels::Table::*Dot)(const Element*, const float*, size_t) noexcept>
+void dense_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
+                    size_t begin, size_t end) noexcept {
+  const auto dot = kernels::active().*Dot;
+  for (size_t r = begin; r < end; ++r) {
+    const Element* row = dense_row<Element>(*w.dense(), r);
+    const float start = bias != nullptr ? bias[r] : 0.0f;
+    for (size_t t = 0; t < x.rows; ++t) y.row(t)[r] = start + dot(row, x.row(t), x.cols);
+  }
+}
+
+void packed_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
+                     size_t begin, size_t end) noexcept {
+  const auto dot = kernels::active().dot_f32;
+  const PackedMatrix& packed = *w.packed();
+  float stretch[kStretch];
+  for (size_t r = begin; r < end; ++r) {
+    for (size_t t = 0; t < x.rows; ++t) y.row(t)[r] = bias != nullptr ? bias[r] : 0.0f;
+    for (size_t c = 0; c < x.cols; c += kStretch) {
+      const size_t count = std::min(kStretch, x.cols - c);
+      packed.load_row(r, c, count, stretch);
+      for (size_t t = 0; t < x.rows; ++t) y.row(t)[r] += dot(stretch, x.row(t) + c, count);
+    }
+  }
+}
+
+bool is_dense(const WeightMatrix& w, DType dtype) { return w.dense() != nullptr && w.dense()->dtype == dtype; }
+
+// The ways to multiply few tokens; the first that accepts the weight runs. The last accepts every packed matrix.
+struct FewTokens {
+  bool (*accepts)(const WeightMatrix& w);
+  RowProducts products;
+};
+constexpr FewTokens kFewTokenPaths[] = {
+    {[](const WeightMatrix& w) { return is_dense(w, DType::kF32); }, dense_products<float, &kernels::Table::dot_f32>},
+    {[](const WeightMatrix& w) { return is_dense(w, DType::kF16); },
+     dense_products<uint16_t, &kernels::Table::dot_f16>},
+    {[](const WeightMatrix& w) { return is_dense(w, DType::kBF16); },
+     dense_products<uint16_t, &kernels::Table::dot_bf16>},
+    {[](const WeightMatrix& w) { return w.packed() != nullptr; }, packed_products},
+};
+
+void multiply_few(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y) {
+  const auto* path = std::find_if(std::begin(kFewTokenPaths), std::end(kFewTokenPaths),
+                                  [&](const FewTokens& candidate) { return candidate.accepts(w); });
+  assert(path != std::end(kFewTokenPaths));
+  // About 32,768 weights: long enough to hide the cost of handing out a range, short enough to share the work evenly.
+  const size_t grain = std::max<size_t>(1, 32768 / std::max<size_t>(1, w.cols()));
+  parallel_for(w.rows(), grain, [&](size_t begin, size_t end) { path->products(w, x, bias, y, begin, end); });
+}
+
+// x after the weight's activation quantizer, in `storage`.
+MatrixView<const float> quantize_activations(const ActivationSpec& spec, MatrixView<const float> x,
+                                             std::vector<float>& storage) {
+  if (storage.size() < x.rows * x.cols) storage.resize(x.rows * x.cols);
+  const MatrixView<float> out = matrix(storage.data(), x.rows, x.cols);
+  parallel_for(x.rows, 1, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t) quantize_token(spec, x.row(t), out.row(t), x.cols);
+  });
+  return out;
+}
+
+}  // namespace
+
+WeightMatrix::WeightMatrix(DenseMatrix dense) : storage_(std::move(dense)) {
+  const DType dtype = std::get<DenseMatrix>(storage_).dtype;
+  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16)
+    throw Error(ErrorKind::kUnsupported, cat("a dense weight is F32, F16 or BF16, not ", info(dtype).name));
+}
+
+size_t WeightMatrix::rows() const { return dense() != nullptr ? dense()->rows : packed()->rows; }
+
+size_t WeightMatrix::cols() const { return dense() != nullptr ? dense()->cols : packed()->cols; }
+
+size_t WeightMatrix::bytes() const {
+  return dense() != nullptr ? dense()->rows * byte_size(dense()->dtype, dense()->cols) : packed()->bytes();
+}
+
+void WeightMatrix::load_row(size_t row, size_t begin, size_t count, float* out) const noexcept {
+  if (const PackedMatrix* matrix = packed()) return matrix->load_row(row, begin, count, out);
+  const DenseMatrix& matrix = *dense();
+  switch (matrix.dtype) {
+    case DType::kF16:
+      return kernels::active().f16_to_f32(dense_row<uint16_t>(matrix, row) + begin, out, count);
+    case DType::kBF16:
+      return kernels::active().bf16_to_f32(dense_row<uint16_t>(matrix, row) + begin, out, count);
+    default:
+      assert(matrix.dtype == DType::kF32);
+      std::copy_n(dense_row<float>(matrix, row) + begin, count, out);
+  }
+}
+
+void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y) {
+  assert(x.rows == y.rows && x.cols == w.cols() && y.cols == w.rows());
+  const bool few = x.rows <= kFewTokens;
+  // Decoding runs this for every linear of every token: its buffer stays. A prompt's may be large and goes.
+  static thread_local std::vector<float> kept;
+  std::vector<float> once;
+  if (w.activations.mode != ActivationSpec::Mode::kNone) x = quantize_activations(w.activations, x, few ? kept : once);
+  if (few) {
+    multiply_few(w, x, bias, y);
+    return;
+  }
+  const kernels::RowLoader loader = {&w,
+                                     [](const void* self, size_t row, size_t begin, size_t count, float* out) noexcept {
+                                       static_cast<const WeightMatrix*>(self)->load_row(row, begin, count, out);
+                                     }};
+  kernels::gemm(x, loader, bias, y);
+}
+
+}  // namespace nibble
