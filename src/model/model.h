@@ -9,7 +9,7 @@
 
 #include "core/progress.h"
 #include "core/tensor.h"
-#include "model/architecture.h"
+#include "model/config.h"
 #include "model/source.h"
 #include "model/tokenizer.h"
 #include "quant/weight_matrix.h"
