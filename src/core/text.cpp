@@ -32,7 +32,8 @@ size_t parse_bytes(std::string_view text) {
   const bool binary = unit.ends_with('i');
   if (binary) unit.remove_suffix(1);
   const size_t power = unit.empty() ? 0 : std::string_view("KMGT").find(static_cast<char>(unit[0] & ~0x20)) + 1;
-  if (status != std::errc() || unit.size() > 1 || (unit.size() == 1 && power == 0) || (binary && unit.empty()) || !(value >= 0))
+  if (status != std::errc() || unit.size() > 1 || (unit.size() == 1 && power == 0) || (binary && unit.empty()) ||
+      !(value >= 0))
     throw Error(ErrorKind::kUsage, cat("'", text, "' is not a size; write 512M, 2.5G or 2Gi"));
   for (size_t i = 0; i < power; ++i) value *= binary ? 1024 : 1000;
   if (value >= 9e18) throw Error(ErrorKind::kUsage, cat("'", text, "' is too large"));
@@ -62,6 +63,30 @@ std::string lower(std::string_view text) {
   std::string out(text);
   for (char& c : out)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
+  return out;
+}
+
+std::string quoted(std::string_view text) {
+  constexpr size_t kLongest = 100;
+  constexpr std::string_view kHex = "0123456789abcdef";
+  const bool cut = text.size() > kLongest;
+  if (cut) text = text.substr(0, kLongest);
+  // Cutting may split a character: then its first bytes are invalid UTF-8 and escaped like any others.
+  std::string out = "'";
+  size_t valid = find_invalid_utf8(text);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (i == valid || byte < 0x20 || byte == 0x7f) {
+      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+      if (i == valid) {
+        valid = find_invalid_utf8(text.substr(i + 1));
+        if (valid != std::string_view::npos) valid += i + 1;
+      }
+    } else {
+      out += text[i];
+    }
+  }
+  out += cut ? "...'" : "'";
   return out;
 }
 

@@ -15,28 +15,38 @@
 
 namespace nibble {
 
-// One metadata value; arrays of numbers are widened to their class. Strings are views into the mapping.
+// One metadata value; numbers and arrays of numbers are widened to their class. Strings are views into the mapping, in
+// range but not checked to be UTF-8.
 struct GgufValue {
   using Strings = std::vector<std::string_view>;
-  std::variant<uint64_t, int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>, std::vector<bool>, Strings> data;
+  std::variant<uint64_t, int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>,
+               std::vector<bool>, Strings>
+      data;
 };
+
+// "the number 3", "a list of 5 strings": for messages.
+std::string describe(const GgufValue& value);
 
 struct GgufTensor {
   std::string name;
   TensorView view;  // shape outermost first (the file has it innermost first)
 };
 
-// A GGUF v2 or v3 file, or all parts of a split one (open any part: NAME-00001-of-00003.gguf). Everything is checked against
-// the file's size; strings are checked to be in range, keys to be unique. Immutable, thread-safe.
-// Specification: ggml's docs/gguf.md. Big-endian files are refused.
+// A GGUF v2 or v3 file, or all parts of a split one (open any part: NAME-00001-of-00003.gguf). Everything is checked
+// before use: strings and arrays are inside the file, keys and tensor names unique, rows whole blocks, and the tensors'
+// data tile the rest of the file, each padded to general.alignment. Throws Error(kCorrupt) for damage,
+// Error(kUnsupported) for other versions, big-endian files and tensor types that are not in core/dtype.h. Immutable,
+// thread-safe. Specification: ggml's docs/gguf.md.
 class Gguf {
  public:
   static std::shared_ptr<const Gguf> open(const std::filesystem::path& path);
-  // For tests and fuzzing: `bytes` stays valid as long as `owner` lives.
+  // One file alone, for tests and fuzzing (other parts of a split model are not looked for). `owner` keeps `bytes`
+  // alive.
   static std::shared_ptr<const Gguf> parse(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
 
   uint32_t version() const { return version_; }
-  const std::vector<GgufTensor>& tensors() const { return tensors_; }  // in file order
+  const std::vector<GgufTensor>& tensors() const { return tensors_; }  // in the order of the header; parts one by one
+  // Of a split model: the first part's.
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
 
   // Typed access: the find_ forms give nothing for an absent key; all throw Error(kCorrupt) "KEY should be a TYPE".
@@ -50,7 +60,7 @@ class Gguf {
   const std::vector<double>* find_numbers(std::string_view key) const;
 
  private:
-  friend struct GgufParser;
+  friend class GgufParser;
   uint32_t version_ = 0;
   std::vector<GgufTensor> tensors_;
   std::map<std::string, GgufValue, std::less<>> metadata_;

@@ -1,5 +1,4 @@
 #pragma once
-#include <atomic>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -8,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/files.h"
 #include "core/tensor.h"
+#include "formats/safetensors_writer.h"
 
 namespace nibble {
 
@@ -18,8 +17,9 @@ struct SafeTensor {
   TensorView view;
 };
 
-// One .safetensors file. The header is checked as the format demands: offsets in order, no holes, no overlaps, sizes that
-// match dtype and shape, no duplicate names, nothing after the last tensor. Tensors in file (offset) order.
+// One .safetensors file. The header is checked as the format demands: offsets in order, no holes, no overlaps, sizes
+// that match dtype and shape, no duplicate names, nothing after the last tensor. Tensors in file (offset) order. Throws
+// Error(kCorrupt) for a damaged file, Error(kUnsupported) for element types that are not whole bytes or not known here.
 struct SafeTensorsFile {
   std::vector<SafeTensor> tensors;
   std::map<std::string, std::string> metadata;
@@ -29,33 +29,10 @@ struct SafeTensorsFile {
   static SafeTensorsFile parse(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
 };
 
-// Every tensor of a folder: model.safetensors, or the shards that model.safetensors.index.json names (each name must be in the
-// shard that the index says; shards are plain file names inside the folder), or the only *.safetensors file there.
+// Every tensor of a folder: model.safetensors, or the shards that model.safetensors.index.json names (each name must be
+// in the shard that the index says; shards are plain file names inside the folder), or the only *.safetensors file
+// there, tried in this order. The index decides: tensors of a shard that it does not name are left out. Shards in the
+// order of their names.
 std::vector<SafeTensor> open_safetensors_folder(const std::filesystem::path& folder);
-
-struct SafeTensorSlot {
-  std::string name;
-  DType dtype;
-  Shape shape;
-};
-
-// Writes one .safetensors file whose tensors are all known beforehand, in slot order; data may come in any order and from
-// several threads. The header is padded with spaces so that data starts at a multiple of 64, and so does every tensor whose
-// predecessors allow it: order slots by falling element size to keep all of them aligned.
-class SafeTensorsWriter {
- public:
-  SafeTensorsWriter(const std::filesystem::path& path, std::vector<SafeTensorSlot> slots, const std::map<std::string, std::string>& metadata);
-  size_t data_bytes() const;
-  // Bytes of tensor `slot` starting at byte `offset` within it.
-  void write(size_t slot, size_t offset, std::span<const std::byte> bytes);
-  void start_writeback() noexcept { file_.start_writeback(); }
-  // Syncs and closes. Every byte must have been written (checked by count).
-  void finish();
-
- private:
-  OutputFile file_;
-  std::vector<size_t> offsets_;  // of each slot's data in the file; one past the end last
-  std::atomic<size_t> written_{0};
-};
 
 }  // namespace nibble
