@@ -13,8 +13,8 @@ namespace nibble {
 // One tunable of an algorithm, as `--set ALGORITHM.NAME=VALUE` and `--help-algorithms` show it.
 struct AlgorithmOption {
   std::string_view name;
-  double value;           // the default
-  double low, high;       // accepted range
+  double value;      // the default
+  double low, high;  // accepted range
   std::string_view help;
 };
 
@@ -25,10 +25,11 @@ using AlgorithmSettings = std::map<std::string, double, std::less<>>;
 class Algorithm {
  public:
   virtual ~Algorithm() = default;
-  // Rounds rows of one linear: `weight` is any slice of its rows, all columns, finite. The result's rows do not depend on
-  // how the matrix was sliced. `spec` has been validated; with spec.per_tensor, `tensor_range` gives the whole matrix's
-  // {min, max}. Postcondition: result.rows == weight.rows, result.cols == weight.cols, result.spec == spec.
-  virtual QuantizedMatrix quantize(MatrixView<const float> weight, const QuantSpec& spec, std::pair<float, float> tensor_range) const = 0;
+  // Rounds rows of one linear: `weight` is any slice of its rows, all columns, finite. The result's rows do not depend
+  // on how the matrix was sliced. `spec` has been validated; with spec.per_tensor, `tensor_range` gives the whole
+  // matrix's {min, max}. Postcondition: result.rows == weight.rows, result.cols == weight.cols, result.spec == spec.
+  virtual QuantizedMatrix quantize(MatrixView<const float> weight, const QuantSpec& spec,
+                                   std::pair<float, float> tensor_range) const = 0;
 };
 
 struct AlgorithmEntry {
