@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <system_error>
 
 #include "core/error.h"
@@ -25,7 +26,18 @@ void sync_path(const fs::path& path) {
 }
 
 void rename_path(const fs::path& from, const fs::path& to) {
-  if (::rename(from.c_str(), to.c_str()) != 0) throw io_error(cat("cannot rename ", from.string(), " to ", to.string()), errno);
+  if (::rename(from.c_str(), to.c_str()) != 0)
+    throw io_error(cat("cannot rename ", from.string(), " to ", to.string()), errno);
+}
+
+// A dangling link exists too.
+bool occupied(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(fs::symlink_status(path, ignored));
+}
+
+Error already_exists(const fs::path& path) {
+  return {ErrorKind::kUsage, cat(path.string(), " exists; choose another name or replace it with --force")};
 }
 
 fs::path with_suffix(fs::path path, const char* suffix) {
@@ -33,11 +45,31 @@ fs::path with_suffix(fs::path path, const char* suffix) {
   return path;
 }
 
+// `from` takes the place of `to`, which is removed. Exchanging leaves no moment without a whole `to`; where the file
+// system cannot exchange, the old one steps aside.
+void replace_path(const fs::path& from, const fs::path& to) {
+  std::error_code ignored;
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(from, ignored);
+    return;
+  }
+  fs::path old = with_suffix(to, ".replaced");
+  while (occupied(old)) old += "_";
+  rename_path(to, old);
+  try {
+    rename_path(from, to);
+  } catch (...) {
+    fs::rename(old, to, ignored);
+    throw;
+  }
+  fs::remove_all(old, ignored);
+}
+
 // "out/" names the folder "out"; ".." and "." have no name to rename to.
 fs::path normalized(const fs::path& destination) {
   fs::path path = destination.lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
-  if (path.empty() || path.filename() == "." || path.filename() == "..")
+  if (!path.has_filename() || path.filename() == "." || path.filename() == "..")
     throw Error(ErrorKind::kUsage, cat("'", destination.string(), "' cannot be an output; name a new file or folder"));
   return path;
 }
@@ -49,7 +81,8 @@ std::string read_text_file(const fs::path& path) {
   return {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()};
 }
 
-OutputFile::OutputFile(const fs::path& path) : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+OutputFile::OutputFile(const fs::path& path)
+    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
   if (fd_ < 0) throw io_error(cat("cannot create ", path.string()), errno);
 }
 
@@ -101,10 +134,9 @@ void copy_file_synced(const fs::path& from, const fs::path& to) {
 }
 
 StagedOutput::StagedOutput(fs::path destination, bool folder, bool force)
-    : destination_(normalized(destination)), staging_(with_suffix(destination_, ".partial")) {
+    : destination_(normalized(destination)), staging_(with_suffix(destination_, ".partial")), force_(force) {
+  if (!force_ && occupied(destination_)) throw already_exists(destination_);
   std::error_code ignored;
-  if (fs::exists(fs::symlink_status(destination_, ignored)) && !force)
-    throw Error(ErrorKind::kUsage, cat(destination_.string(), " exists; choose another name or replace it with --force"));
   fs::remove_all(staging_, ignored);
   if (folder) {
     if (::mkdir(staging_.c_str(), 0777) != 0) throw io_error(cat("cannot create ", staging_.string()), errno);
@@ -120,23 +152,14 @@ StagedOutput::~StagedOutput() {
 
 void StagedOutput::commit() {
   sync_path(staging_);
-  const fs::path parent = destination_.has_parent_path() ? destination_.parent_path() : fs::path(".");
-  const fs::path old = with_suffix(destination_, ".replaced");
-  std::error_code ignored;
-  const bool replace = fs::exists(fs::symlink_status(destination_, ignored));
-  if (replace) {
-    fs::remove_all(old, ignored);
-    rename_path(destination_, old);
-  }
-  try {
+  if (occupied(destination_)) {
+    if (!force_) throw already_exists(destination_);
+    replace_path(staging_, destination_);
+  } else {
     rename_path(staging_, destination_);
-  } catch (...) {
-    if (replace) fs::rename(old, destination_, ignored);
-    throw;
   }
   committed_ = true;
-  sync_path(parent);
-  if (replace) fs::remove_all(old, ignored);
+  sync_path(destination_.has_parent_path() ? destination_.parent_path() : fs::path("."));
 }
 
 }  // namespace nibble

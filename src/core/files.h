@@ -10,8 +10,9 @@ namespace nibble {
 // The whole file. Throws Error(kIo) when it cannot be read.
 std::string read_text_file(const std::filesystem::path& path);
 
-// A file being written at known offsets. Thread-safe for disjoint ranges. Not visible under its final name until whoever
-// owns the folder renames it. All failures are Error(kIo) with the path and the system's reason (a full disk, say).
+// A file being written at known offsets. Thread-safe for disjoint ranges. Not visible under its final name until
+// whoever owns the folder renames it. All failures are Error(kIo) with the path and the system's reason (a full disk,
+// say).
 class OutputFile {
  public:
   explicit OutputFile(const std::filesystem::path& path);  // created, or truncated
@@ -38,8 +39,9 @@ void copy_file_synced(const std::filesystem::path& from, const std::filesystem::
 // A destination that appears whole or not at all: work happens in "OUT.partial" beside it, commit() renames.
 class StagedOutput {
  public:
-  // A file or a folder at `destination`. Throws Error(kUsage) when `destination` exists and `force` is false, Error(kIo) when
-  // the parent folder is missing or not writable. A stale OUT.partial is removed. The staging path is created only for a folder.
+  // A file or a folder at `destination`. Throws Error(kUsage) when `destination` exists and `force` is false,
+  // Error(kIo) when the parent folder is missing or not writable. A stale OUT.partial is removed. The staging path is
+  // created at once.
   StagedOutput(std::filesystem::path destination, bool folder, bool force);
   // Without commit(): removes the staging path.
   ~StagedOutput();
@@ -47,12 +49,14 @@ class StagedOutput {
   StagedOutput& operator=(const StagedOutput&) = delete;
 
   const std::filesystem::path& path() const { return staging_; }
-  // Syncs the folder and renames it into place; an old destination (force) is replaced only now.
+  // Syncs the folder and renames it into place; an old destination (force) is replaced only now, in one step where the
+  // file system can. A destination that appeared meanwhile is not replaced without force: Error(kUsage).
   void commit();
 
  private:
   std::filesystem::path destination_;
   std::filesystem::path staging_;
+  bool force_ = false;
   bool committed_ = false;
 };
 

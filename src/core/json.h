@@ -13,8 +13,8 @@ namespace nibble {
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;  // for what we write: keys stay in the order of the code
 
-// Throws Error(kCorrupt) "SOURCE: not valid JSON at byte N: ...". Duplicate keys: the last one wins. Nesting is limited to
-// 256 levels, so that hostile input cannot exhaust the stack.
+// Throws Error(kCorrupt) "SOURCE: not valid JSON at byte N" (counted from 1). Duplicate keys: the last one wins.
+// Nesting is limited to 256 levels, so that hostile input cannot exhaust the stack.
 Json parse_json(std::string_view text, std::string_view source);
 Json read_json_file(const std::filesystem::path& path);
 

@@ -24,8 +24,8 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-// Tells the kernel that these mapped, clean pages are not needed for now: they leave this process's resident set and are
-// read again from the page cache when touched. Any span is safe; only whole pages inside it are released.
+// Tells the kernel that these mapped, clean pages are not needed for now: they leave this process's resident set and
+// are read again from the page cache when touched. Any span is safe; only whole pages inside it are released.
 void release_pages(std::span<const std::byte> bytes) noexcept;
 
 }  // namespace nibble

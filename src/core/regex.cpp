@@ -43,9 +43,11 @@ struct Regex::Impl {
 
   std::optional<Match> match(std::string_view text, size_t start, uint32_t options) const {
     thread_local Scratch scratch;
-    const int rc = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start, options, scratch.data, scratch.context);
+    const int rc = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start, options,
+                               scratch.data, scratch.context);
     if (rc == PCRE2_ERROR_NOMATCH || (rc <= PCRE2_ERROR_UTF8_ERR1 && rc >= PCRE2_ERROR_UTF8_ERR21)) return std::nullopt;
-    if (rc < 0) throw Error(ErrorKind::kUnsupported, cat("regular expression failed at byte ", start, ": ", describe(rc)));
+    if (rc < 0)
+      throw Error(ErrorKind::kUnsupported, cat("regular expression failed at byte ", start, ": ", describe(rc)));
     const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(scratch.data);
     return Match{offsets[0], offsets[1]};
   }
@@ -54,9 +56,11 @@ struct Regex::Impl {
 Regex::Regex(std::string_view pattern) : impl_(std::make_unique<Impl>()) {
   int error = 0;
   PCRE2_SIZE offset = 0;
-  impl_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr));
+  impl_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
+                                  &error, &offset, nullptr));
   if (!impl_->code)
-    throw Error(ErrorKind::kUsage, cat("regular expression '", pattern, "' is wrong at character ", offset, ": ", describe(error)));
+    throw Error(ErrorKind::kUsage,
+                cat("regular expression '", pattern, "' is wrong at character ", offset, ": ", describe(error)));
   pcre2_jit_compile(impl_->code.get(), PCRE2_JIT_COMPLETE);  // without JIT the interpreter gives the same matches
 }
 
@@ -64,7 +68,9 @@ Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 
-std::optional<Regex::Match> Regex::find(std::string_view text, size_t start) const { return impl_->match(text, start, PCRE2_NO_UTF_CHECK); }
+std::optional<Regex::Match> Regex::find(std::string_view text, size_t start) const {
+  return impl_->match(text, start, PCRE2_NO_UTF_CHECK);
+}
 
 bool Regex::matches_prefix(std::string_view text) const { return impl_->match(text, 0, PCRE2_ANCHORED).has_value(); }
 

@@ -30,8 +30,8 @@ MatrixView<T> matrix(T* data, size_t rows, size_t cols) {
   return {data, rows, cols, cols};
 }
 
-// Bytes as stored in a file: dtype, shape (outermost first) and a view that `owner` keeps alive. Little endian, row-major.
-// `bytes` may be unaligned for its dtype.
+// Bytes as stored in a file: dtype, shape (outermost first) and a view that `owner` keeps alive. Little endian,
+// row-major. `bytes` may be unaligned for its dtype.
 struct TensorView {
   DType dtype = DType::kF32;
   Shape shape;

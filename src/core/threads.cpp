@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -61,19 +62,15 @@ class Pool {
   void resize(size_t count) {
     const std::lock_guard lock(mutex_);
     stop();
-    size_ = count == 0 ? physical_cores() : count;
+    size_ = count == 0 ? physical_cores() : std::min(count, kMaxThreads);
   }
 
-  size_t size() {
-    const std::lock_guard lock(mutex_);
-    if (size_ == 0) size_ = physical_cores();
-    return size_;
-  }
+  // Takes no lock: the bodies of a running region may ask.
+  size_t size() const { return size_; }
 
   void run(size_t count, size_t grain, void (*range)(const void*, size_t, size_t), const void* body) {
     const std::lock_guard lock(mutex_);
-    if (size_ == 0) size_ = physical_cores();
-    while (workers_.size() + 1 < size_) workers_.emplace_back([this, seen = round_.load()] { serve(seen); });
+    start_workers();
     job_.run = range, job_.body = body, job_.count = count, job_.grain = grain;
     job_.next = 0, job_.failed = false, job_.error = nullptr;
     pending_.store(workers_.size(), std::memory_order_relaxed);
@@ -87,6 +84,17 @@ class Pool {
   }
 
  private:
+  static constexpr size_t kMaxThreads = 1024;
+
+  // Where the system gives fewer threads than asked for, the work is done by those that there are.
+  void start_workers() {
+    try {
+      while (workers_.size() + 1 < size_) workers_.emplace_back([this, seen = round_.load()] { serve(seen); });
+    } catch (const std::system_error&) {
+      size_ = workers_.size() + 1;
+    }
+  }
+
   // Rounds of a token's work follow each other within microseconds: spin a while before asking the kernel to sleep.
   template <class T>
   static void wait_while(const std::atomic<T>& value, T old) {
@@ -119,7 +127,7 @@ class Pool {
   }
 
   std::mutex mutex_;  // one parallel region at a time
-  size_t size_ = 0;
+  std::atomic<size_t> size_{physical_cores()};
   Job job_;
   std::atomic<size_t> round_{0};
   std::atomic<size_t> pending_{0};
