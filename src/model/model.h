@@ -28,9 +28,10 @@ struct LoadOptions {
 
 class Model {
  public:
-  // Weights are views of the source's mapping wherever layout and dtype allow it. Throws Error naming file and tensor for
-  // unknown architectures, missing tensors and wrong shapes.
-  static std::unique_ptr<Model> load(const Source& source, const LoadOptions& options = {}, Progress& progress = no_progress());
+  // Weights are views of the source's mapping wherever layout and dtype allow it. Throws Error naming file and tensor
+  // for unknown architectures, missing tensors and wrong shapes.
+  static std::unique_ptr<Model> load(const Source& source, const LoadOptions& options = {},
+                                     Progress& progress = no_progress());
   virtual ~Model() = default;
 
   virtual const ModelConfig& config() const = 0;
@@ -45,8 +46,8 @@ class Model {
 class KvCache {
  public:
   virtual ~KvCache() = default;
-  virtual size_t size() const = 0;      // tokens held
-  virtual size_t capacity() const = 0;  // tokens
+  virtual size_t size() const = 0;           // tokens held
+  virtual size_t capacity() const = 0;       // tokens
   virtual void truncate(size_t tokens) = 0;  // forget all but the first `tokens`
 };
 

@@ -14,16 +14,17 @@
 
 namespace nibble {
 
-// One logical tensor of a model, whatever its file calls it and however many file tensors it is made of. Immutable, thread-safe.
+// One logical tensor of a model, whatever its file calls it and however many file tensors it is made of. Immutable,
+// thread-safe.
 class StoredTensor {
  public:
   virtual ~StoredTensor() = default;
 
-  const std::string& name() const { return name_; }    // Hugging Face name, "model.layers.3.mlp.down_proj.weight"
-  const Shape& shape() const { return shape_; }         // outermost first; [out, in] for linears
+  const std::string& name() const { return name_; }  // Hugging Face name, "model.layers.3.mlp.down_proj.weight"
+  const Shape& shape() const { return shape_; }      // outermost first; [out, in] for linears
   size_t rows() const { return shape_.empty() ? 1 : shape_[0]; }
   size_t cols() const { return element_count(shape_) / (rows() == 0 ? 1 : rows()); }
-  size_t bytes() const { return bytes_; }               // on disk, scales and zero points included
+  size_t bytes() const { return bytes_; }  // on disk, scales and zero points included
   // F32, F16, BF16 (or another plain type); for quantized tensors the float type it dequantizes to.
   DType dtype() const { return dtype_; }
   // "F32", "Q4_1", "int4": for people.
@@ -53,8 +54,12 @@ class StoredTensor {
   ActivationSpec activations_;
 };
 
-// A model on disk as Hugging Face would lay it out: a config.json, logical tensors, side files. GGUF sources are presented the
-// same way: config, tokenizer and template are generated from the metadata, names translated, the q/k row permutation undone.
+// Rows of `cols` columns to convert at a time: about a megabyte of floats.
+size_t slice_rows(size_t cols);
+
+// A model on disk as Hugging Face would lay it out: a config.json, logical tensors, side files. GGUF sources are
+// presented the same way: config, tokenizer and template are generated from the metadata, names translated, the q/k row
+// permutation undone.
 class Source {
  public:
   // A folder (config.json + safetensors) or a .gguf file. Throws Error; the text starts with the file's name.
@@ -62,7 +67,7 @@ class Source {
   virtual ~Source() = default;
 
   const std::filesystem::path& path() const { return path_; }
-  const Json& config() const { return config_; }  // without quantization_config
+  const Json& config() const { return config_; }                                          // without quantization_config
   const std::vector<std::unique_ptr<StoredTensor>>& tensors() const { return tensors_; }  // in file order
   const StoredTensor* find(std::string_view name) const;
   const StoredTensor& get(std::string_view name) const;  // throws Error(kCorrupt) "tensor NAME is missing"

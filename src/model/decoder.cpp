@@ -1,0 +1,204 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/interrupt.h"
+#include "core/threads.h"
+#include "kernels/kernels.h"
+#include "model/attention.h"
+#include "model/rope.h"
+
+namespace nibble {
+namespace {
+
+constexpr size_t kPassTokens = 512;  // tokens that go through the layers together: bounds the activations
+constexpr size_t kRowGrain = 8;      // tokens of one task of the row-wise operations
+
+using kernels::active;
+
+// out[t] = norm(x[t]); in place is allowed.
+void norm_rows(MatrixView<const float> x, const std::vector<float>& weight, float eps, MatrixView<float> out) {
+  parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t) active().rms_norm(x.row(t), weight.data(), eps, out.row(t), x.cols);
+  });
+}
+
+void add_rows(MatrixView<const float> x, MatrixView<float> sum) {
+  parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t) active().axpy_f32(1.0f, x.row(t), sum.row(t), x.cols);
+  });
+}
+
+void apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) {
+  multiply(linear.weight, x, linear.bias.empty() ? nullptr : linear.bias.data(), y);
+}
+
+// Activations of one pass, each [tokens, ...]. Grows only, so that the token loop allocates nothing.
+class Activations {
+ public:
+  explicit Activations(const ModelConfig& config) : config_(config) {}
+
+  void reserve(size_t tokens) {
+    if (tokens <= tokens_) return;
+    tokens_ = tokens;
+    hidden_.resize(tokens * config_.hidden_size);
+    normed_.resize(tokens * config_.hidden_size);
+    query_.resize(tokens * config_.query_size());
+    attended_.resize(tokens * config_.query_size());
+    key_.resize(tokens * config_.kv_size());
+    value_.resize(tokens * config_.kv_size());
+    gate_.resize(tokens * config_.intermediate_size);
+    up_.resize(tokens * config_.intermediate_size);
+    cosines.resize(tokens * config_.rope.dims / 2);
+    sines.resize(tokens * config_.rope.dims / 2);
+  }
+
+  MatrixView<float> hidden(size_t tokens) { return matrix(hidden_.data(), tokens, config_.hidden_size); }
+  MatrixView<float> normed(size_t tokens) { return matrix(normed_.data(), tokens, config_.hidden_size); }
+  MatrixView<float> query(size_t tokens) { return matrix(query_.data(), tokens, config_.query_size()); }
+  MatrixView<float> attended(size_t tokens) { return matrix(attended_.data(), tokens, config_.query_size()); }
+  MatrixView<float> key(size_t tokens) { return matrix(key_.data(), tokens, config_.kv_size()); }
+  MatrixView<float> value(size_t tokens) { return matrix(value_.data(), tokens, config_.kv_size()); }
+  MatrixView<float> gate(size_t tokens) { return matrix(gate_.data(), tokens, config_.intermediate_size); }
+  MatrixView<float> up(size_t tokens) { return matrix(up_.data(), tokens, config_.intermediate_size); }
+
+  std::vector<float> cosines, sines;  // [tokens, rope.dims / 2]
+
+ private:
+  const ModelConfig& config_;
+  size_t tokens_ = 0;
+  std::vector<float> hidden_, normed_, query_, attended_, key_, value_, gate_, up_;
+};
+
+class Decoder final : public Model {
+ public:
+  Decoder(ModelConfig config, DecoderWeights weights)
+      : config_(std::move(config)), weights_(std::move(weights)), activations_(config_) {
+    for (const double frequency : rope_frequencies(config_.rope)) frequencies_.push_back(static_cast<float>(frequency));
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  size_t weight_bytes() const override { return weights_.bytes; }
+
+  std::unique_ptr<KvCache> make_cache(size_t capacity, DType dtype) const override {
+    return std::make_unique<SlabCache>(config_.layers, config_.kv_heads, config_.head_dim, capacity, dtype);
+  }
+
+  void forward(std::span<const TokenId> tokens, KvCache& kv_cache, MatrixView<float> logits) override {
+    auto* cache = dynamic_cast<SlabCache*>(&kv_cache);
+    if (!cache || cache->layers() != config_.layers || cache->kv_heads() != config_.kv_heads ||
+        cache->head_dim() != config_.head_dim)
+      throw Error(ErrorKind::kUsage, "the cache was made by another model");
+    if (tokens.empty()) throw Error(ErrorKind::kUsage, "there are no tokens to run");
+    if (tokens.size() > cache->capacity() - cache->size())
+      throw Error(ErrorKind::kUsage, cat("the context is full: ", cache->size(), " + ", tokens.size(),
+                                         " tokens do not fit into ", cache->capacity()));
+    for (const TokenId id : tokens)
+      if (id < 0 || static_cast<size_t>(id) >= config_.vocab_size)
+        throw Error(ErrorKind::kUsage, cat("token id ", id, " is outside the vocabulary of ", config_.vocab_size));
+    if (logits.cols != config_.vocab_size || (logits.rows != tokens.size() && logits.rows != 1))
+      throw Error(ErrorKind::kUsage, cat("logits of ", logits.rows, " x ", logits.cols, " were asked for, there are ",
+                                         tokens.size(), " x ", config_.vocab_size));
+    for (size_t begin = 0; begin < tokens.size(); begin += kPassTokens) {
+      const size_t count = std::min(kPassTokens, tokens.size() - begin);
+      check_interrupted();
+      run_layers(tokens.subspan(begin, count), *cache);
+      if (logits.rows == tokens.size())
+        project(count, 0, {logits.row(begin), count, logits.cols, logits.stride});
+      else if (begin + count == tokens.size())
+        project(count, count - 1, logits);
+    }
+  }
+
+ private:
+  void run_layers(std::span<const TokenId> tokens, SlabCache& cache) {
+    const size_t count = tokens.size();
+    activations_.reserve(count);
+    const auto hidden = activations_.hidden(count), normed = activations_.normed(count);
+    parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
+      for (size_t t = begin; t < end; ++t)
+        weights_.embedding.load_row(static_cast<size_t>(tokens[t]), 0, config_.hidden_size, hidden.row(t));
+    });
+    rope_table(frequencies_, static_cast<float>(config_.rope.attention_factor), cache.size(), count,
+               activations_.cosines.data(), activations_.sines.data());
+    for (size_t i = 0; i < config_.layers; ++i) {
+      const DecoderLayer& layer = weights_.layers[i];
+      norm_rows(hidden, layer.attention_norm, config_.norm_eps, normed);
+      run_attention(layer, i, count, cache);
+      add_rows(normed, hidden);
+      norm_rows(hidden, layer.mlp_norm, config_.norm_eps, normed);
+      run_mlp(layer, count);
+      add_rows(normed, hidden);
+    }
+    cache.grow(count);
+  }
+
+  // normed -> normed
+  void run_attention(const DecoderLayer& layer, size_t index, size_t count, SlabCache& cache) {
+    const auto normed = activations_.normed(count);
+    const auto query = activations_.query(count), key = activations_.key(count), value = activations_.value(count);
+    apply(layer.query, normed, query);
+    apply(layer.key, normed, key);
+    apply(layer.value, normed, value);
+    const size_t past = cache.size(), dim = config_.head_dim, half = config_.rope.dims / 2;
+    parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
+      for (size_t t = begin; t < end; ++t) {
+        const float* cosines = activations_.cosines.data() + t * half;
+        const float* sines = activations_.sines.data() + t * half;
+        const auto place = [&](float* head, const std::vector<float>& norm) {
+          if (!norm.empty()) active().rms_norm(head, norm.data(), config_.norm_eps, head, dim);
+          rotate(head, config_.rope.dims, cosines, sines);
+        };
+        for (size_t h = 0; h < config_.heads; ++h) {
+          float* head = query.row(t) + h * dim;
+          place(head, layer.query_norm);
+          for (size_t d = 0; d < dim; ++d) head[d] *= config_.attention_scale;
+        }
+        for (size_t h = 0; h < config_.kv_heads; ++h) {
+          float* head = key.row(t) + h * dim;
+          place(head, layer.key_norm);
+          store_row(cache.keys(index, h), past + t, head);
+          store_row(cache.values(index, h), past + t, value.row(t) + h * dim);
+        }
+      }
+    });
+    const auto attended = activations_.attended(count);
+    attend(cache, index, past, config_.heads, config_.window[index], query, attended);
+    apply(layer.attention_output, attended, normed);
+  }
+
+  // normed -> normed
+  void run_mlp(const DecoderLayer& layer, size_t count) {
+    const auto normed = activations_.normed(count), gate = activations_.gate(count), up = activations_.up(count);
+    apply(layer.gate, normed, gate);
+    apply(layer.up, normed, up);
+    parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
+      for (size_t t = begin; t < end; ++t) active().swiglu(gate.row(t), up.row(t), gate.row(t), gate.cols);
+    });
+    apply(layer.down, gate, normed);
+  }
+
+  // Logits of the pass's tokens from `first` on.
+  void project(size_t count, size_t first, MatrixView<float> logits) {
+    const auto hidden = activations_.hidden(count), normed = activations_.normed(count);
+    const MatrixView<float> rows = {hidden.row(first), count - first, hidden.cols, hidden.stride};
+    const MatrixView<float> out = {normed.row(first), count - first, normed.cols, normed.stride};
+    norm_rows(rows, weights_.final_norm, config_.norm_eps, out);
+    multiply(weights_.lm_head ? *weights_.lm_head : weights_.embedding, out,
+             weights_.lm_head_bias.empty() ? nullptr : weights_.lm_head_bias.data(), logits);
+  }
+
+  ModelConfig config_;
+  DecoderWeights weights_;
+  std::vector<float> frequencies_;  // radians per position of each rotated pair
+  Activations activations_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights) {
+  return std::make_unique<Decoder>(std::move(config), std::move(weights));
+}
+
+}  // namespace nibble

@@ -1,0 +1,36 @@
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model/kv_cache.h"
+#include "model/model.h"
+
+namespace nibble {
+
+struct Linear {
+  WeightMatrix weight;
+  std::vector<float> bias;  // [rows] or empty
+};
+
+// The modules of one block; null weights (no rows) and empty norms where the family has none.
+struct DecoderLayer {
+  std::vector<float> attention_norm, query_norm, key_norm, mlp_norm;
+  Linear query, key, value, attention_output, gate, up, down;
+};
+
+struct DecoderWeights {
+  WeightMatrix embedding;
+  std::vector<DecoderLayer> layers;
+  std::vector<float> final_norm;
+  std::optional<WeightMatrix> lm_head;  // nothing: tied, the embedding
+  std::vector<float> lm_head_bias;
+  size_t bytes = 0;
+};
+
+DecoderWeights load_weights(const ModelConfig& config, const Source& source, const LoadOptions& options,
+                            Progress& progress);
+
+// The generic decoder: pre-norm blocks of grouped-query attention and a gated MLP.
+std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights);
+
+}  // namespace nibble

@@ -1,0 +1,14 @@
+#pragma once
+#include <filesystem>
+#include <memory>
+
+#include "formats/gguf.h"
+#include "model/source.h"
+
+namespace nibble {
+
+std::unique_ptr<Source> open_gguf_source(const std::filesystem::path& file);
+// For tests and fuzzing; `path` is what the source calls itself.
+std::unique_ptr<Source> make_gguf_source(std::shared_ptr<const Gguf> gguf, const std::filesystem::path& path);
+
+}  // namespace nibble

@@ -1,0 +1,154 @@
+#include "model/model.h"
+
+#include <algorithm>
+
+#include "core/interrupt.h"
+#include "model/decoder.h"
+#include "model/source_floats.h"
+
+namespace nibble {
+namespace {
+
+std::string text(const Shape& shape) {
+  std::string result;
+  for (const size_t extent : shape) result += cat(result.empty() ? "[" : ", ", extent);
+  return shape.empty() ? "[]" : result + "]";
+}
+
+// Loads modules by slot, checks them, and counts what it loaded.
+class Loader {
+ public:
+  Loader(const ModelConfig& config, const Source& source, const LoadOptions& options, Progress& progress)
+      : config_(config), source_(source), options_(options), progress_(progress) {
+    for (const auto& tensor : source.tensors()) total_ += tensor->bytes();
+  }
+
+  std::vector<float> norm(Slot slot, std::optional<size_t> layer = {}) {
+    const TensorRule* rule = config_.architecture->find(slot);
+    if (!rule) return {};
+    return vector(tensor_name(rule->hf, layer, false), weight_shape(config_, slot));
+  }
+
+  // Null weights for slots that the family does not fill.
+  Linear linear(Slot slot, std::optional<size_t> layer = {}) {
+    const TensorRule* rule = config_.architecture->find(slot);
+    if (!rule) return {};
+    Linear result;
+    result.weight = matrix(tensor_name(rule->hf, layer, false), weight_shape(config_, slot));
+    const std::string bias = tensor_name(rule->hf, layer, true);
+    const bool required = config_.bias[static_cast<size_t>(rule - config_.architecture->tensors.data())];
+    if (required || source_.find(bias)) result.bias = vector(bias, {result.weight.rows()});
+    return result;
+  }
+
+  size_t bytes() const { return bytes_; }
+
+ private:
+  const StoredTensor& get(const std::string& name, const Shape& expected) {
+    check_interrupted();
+    progress_.update(done_, total_, name);
+    const StoredTensor& tensor = source_.get(name);
+    if (tensor.shape() != expected)
+      throw Error(ErrorKind::kCorrupt, cat(source_.path().string(), ": tensor ", name, " has the shape ",
+                                           text(tensor.shape()), ", config.json asks for ", text(expected)));
+    done_ += tensor.bytes();
+    return tensor;
+  }
+
+  template <class Read>
+  auto in_source(Read read) const {
+    return with_context([&] { return source_.path().string(); }, read);
+  }
+
+  std::vector<float> vector(const std::string& name, const Shape& expected) {
+    const StoredTensor& tensor = get(name, expected);
+    std::vector<float> values(expected[0]);
+    in_source([&] { tensor.read_rows(0, tensor.rows(), values.data()); });
+    bytes_ += values.size() * sizeof(float);
+    return values;
+  }
+
+  WeightMatrix matrix(const std::string& name, const Shape& expected) {
+    const StoredTensor& tensor = get(name, expected);
+    WeightMatrix weight = in_source([&] { return load(tensor); });
+    bytes_ += weight.bytes();
+    return weight;
+  }
+
+  WeightMatrix load(const StoredTensor& tensor) const {
+    if (options_.replace)
+      if (auto replaced = options_.replace(tensor)) return *std::move(replaced);
+    if (tensor.spec()) {
+      WeightMatrix weight(tensor.packed());
+      weight.activations = tensor.activations();
+      return weight;
+    }
+    const bool native =
+        tensor.dtype() == DType::kF32 || tensor.dtype() == DType::kF16 || tensor.dtype() == DType::kBF16;
+    const DType dtype = options_.dtype.value_or(native ? tensor.dtype() : DType::kF32);
+    const size_t size = info(dtype).block_bytes;
+    if (const auto view = tensor.view();
+        view && dtype == tensor.dtype() && reinterpret_cast<uintptr_t>(view->bytes.data()) % size == 0)
+      return WeightMatrix(DenseMatrix{dtype, tensor.rows(), tensor.cols(), view->bytes.data(), view->owner});
+
+    const size_t cols = tensor.cols(), step = std::min(tensor.rows(), slice_rows(cols));
+    const std::shared_ptr<std::byte[]> storage(new std::byte[tensor.rows() * cols * size]);
+    std::vector<float> values(step * cols);
+    for (size_t begin = 0; begin < tensor.rows(); begin += step) {
+      const size_t end = std::min(tensor.rows(), begin + step);
+      tensor.read_rows(begin, end, values.data());
+      floats_to_bytes(values.data(), (end - begin) * cols, dtype, storage.get() + begin * cols * size);
+      tensor.release(begin, end);
+    }
+    return WeightMatrix(DenseMatrix{dtype, tensor.rows(), cols, storage.get(), storage});
+  }
+
+  const ModelConfig& config_;
+  const Source& source_;
+  const LoadOptions& options_;
+  Progress& progress_;
+  size_t done_ = 0, total_ = 0, bytes_ = 0;
+};
+
+}  // namespace
+
+DecoderWeights load_weights(const ModelConfig& config, const Source& source, const LoadOptions& options,
+                            Progress& progress) {
+  if (options.dtype && *options.dtype != DType::kF32 && *options.dtype != DType::kF16 && *options.dtype != DType::kBF16)
+    throw Error(ErrorKind::kUsage,
+                cat("weights cannot be stored as ", info(*options.dtype).name, "; choose F32, F16 or BF16"));
+  Loader loader(config, source, options, progress);
+  DecoderWeights weights;
+  weights.embedding = loader.linear(Slot::kEmbedding).weight;
+  for (size_t i = 0; i < config.layers; ++i) {
+    DecoderLayer& layer = weights.layers.emplace_back();
+    layer.attention_norm = loader.norm(Slot::kAttentionNorm, i);
+    layer.query = loader.linear(Slot::kQuery, i);
+    layer.key = loader.linear(Slot::kKey, i);
+    layer.value = loader.linear(Slot::kValue, i);
+    layer.query_norm = loader.norm(Slot::kQueryNorm, i);
+    layer.key_norm = loader.norm(Slot::kKeyNorm, i);
+    layer.attention_output = loader.linear(Slot::kAttentionOutput, i);
+    layer.mlp_norm = loader.norm(Slot::kMlpNorm, i);
+    layer.gate = loader.linear(Slot::kGate, i);
+    layer.up = loader.linear(Slot::kUp, i);
+    layer.down = loader.linear(Slot::kDown, i);
+  }
+  weights.final_norm = loader.norm(Slot::kFinalNorm);
+  if (!config.tied_embeddings) {
+    Linear head = loader.linear(Slot::kLmHead);
+    weights.lm_head = std::move(head.weight);
+    weights.lm_head_bias = std::move(head.bias);
+  }
+  weights.bytes = loader.bytes();
+  return weights;
+}
+
+std::unique_ptr<Model> Model::load(const Source& source, const LoadOptions& options, Progress& progress) {
+  ModelConfig config =
+      with_context([&] { return source.path().string(); }, [&] { return parse_config(source.config()); });
+  DecoderWeights weights = load_weights(config, source, options, progress);
+  return make_decoder(std::move(config), std::move(weights));
+}
+
+}  // namespace nibble
