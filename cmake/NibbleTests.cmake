@@ -1,0 +1,31 @@
+# Registers the cases of <folder>_test. A case is one ctest in an ordinary build. Sanitized builds start slowly and instruction
+# sets are many, so there a whole binary is one ctest: asan.<folder>, <isa>.<folder>.
+function(nibble_unit_tests folder)
+  if(NIBBLE_SANITIZE)
+    add_test(NAME asan.${folder} COMMAND ${folder}_test)
+    # Debian installs no symbolizer with clang; binutils' addr2line serves as one.
+    set_tests_properties(asan.${folder} PROPERTIES LABELS "unit;asan" TIMEOUT 900
+      ENVIRONMENT "ASAN_OPTIONS=allow_addr2line=1:detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1")
+    return()
+  endif()
+  gtest_discover_tests(${folder}_test TEST_PREFIX ${folder}. DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 300)
+  if(folder STREQUAL core OR folder STREQUAL formats)
+    return()  # below the kernels: no instruction set makes a difference
+  endif()
+  foreach(isa ${NIBBLE_TEST_ISAS})
+    add_test(NAME ${isa}.${folder} COMMAND ${folder}_test)
+    set_tests_properties(${isa}.${folder} PROPERTIES LABELS "unit;isa" TIMEOUT 900 ENVIRONMENT NIBBLE_ISA=${isa})
+  endforeach()
+endfunction()
+
+# The instruction sets that unit tests are repeated with, beside the best one: those that this machine has.
+if(NOT DEFINED NIBBLE_TEST_ISAS)
+  set(isas scalar)
+  if(EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo flags REGEX "^flags.* avx2" LIMIT_COUNT 1)
+    if(flags)
+      list(APPEND isas avx2)
+    endif()
+  endif()
+  set(NIBBLE_TEST_ISAS "${isas}" CACHE STRING "Values of NIBBLE_ISA that the unit tests are repeated with")
+endif()
