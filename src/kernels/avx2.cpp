@@ -150,11 +150,14 @@ class DoubleSum {
     low_ = _mm256_add_pd(low_, _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
     high_ = _mm256_add_pd(high_, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
   }
-  void add_product(Vec a, Vec b) {
-    low_ =
-        _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_castps256_ps128(b)), low_);
-    high_ = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)), _mm256_cvtps_pd(_mm256_extractf128_ps(b, 1)),
-                            high_);
+  void add_product(Vec p, Vec a, Vec b) {
+    low_ = _mm256_fmadd_pd(
+        _mm256_cvtps_pd(_mm256_castps256_ps128(p)),
+        _mm256_sub_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_castps256_ps128(b))), low_);
+    high_ = _mm256_fmadd_pd(
+        _mm256_cvtps_pd(_mm256_extractf128_ps(p, 1)),
+        _mm256_sub_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)), _mm256_cvtps_pd(_mm256_extractf128_ps(b, 1))),
+        high_);
   }
   double total() const {
     const __m256d four = _mm256_add_pd(low_, high_);

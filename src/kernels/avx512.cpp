@@ -107,11 +107,14 @@ class DoubleSum {
     low_ = _mm512_add_pd(low_, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
     high_ = _mm512_add_pd(high_, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
   }
-  void add_product(Vec a, Vec b) {
-    low_ =
-        _mm512_fmadd_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_castps512_ps256(b)), low_);
-    high_ = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)),
-                            _mm512_cvtps_pd(_mm512_extractf32x8_ps(b, 1)), high_);
+  void add_product(Vec p, Vec a, Vec b) {
+    low_ = _mm512_fmadd_pd(
+        _mm512_cvtps_pd(_mm512_castps512_ps256(p)),
+        _mm512_sub_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_castps512_ps256(b))), low_);
+    high_ = _mm512_fmadd_pd(
+        _mm512_cvtps_pd(_mm512_extractf32x8_ps(p, 1)),
+        _mm512_sub_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(b, 1))),
+        high_);
   }
   double total() const { return _mm512_reduce_add_pd(_mm512_add_pd(low_, high_)); }
 
