@@ -130,7 +130,7 @@ RopeConfig parse_rope(const Json& config, const ModelConfig& model) {
     const auto inner = scaling ? find_in_range(*scaling, where, key, low, high) : std::nullopt;
     return inner ? inner : find_in_range(config, "", key, low, high);
   };
-  rope.theta = either("rope_theta", 1.0, 1e15).value_or(rope.theta);
+  rope.theta = either("rope_theta", 1.001, 1e15).value_or(rope.theta);
   const double share = either("partial_rotary_factor", 0.0, 1.0).value_or(1.0);
   rope.dims = static_cast<size_t>(static_cast<double>(model.head_dim) * share);
   if (rope.dims < 2 || rope.dims % 2 != 0)
