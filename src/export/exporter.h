@@ -1,6 +1,7 @@
 #pragma once
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,38 +20,45 @@ struct OutputTensor {
   std::optional<QuantSpec> spec;
   ActivationSpec activations;
   DType dtype = DType::kF32;
+  bool grouped_columns = false;  // its codes come with group_of
+
+  size_t rows() const { return shape.empty() ? 1 : shape[0]; }
+  size_t cols() const { return element_count(shape) / (rows() == 0 ? 1 : rows()); }
 };
 
 // Everything an exporter may need to know before the first byte. `source` gives config and side files.
 struct OutputModel {
-  const Source& source;
+  const Source& source;               // outlives the exporter
   std::vector<OutputTensor> tensors;  // in the order in which they will be written
   DType dtype = DType::kF32;          // of what is not quantized, as config.json states it
   bool tied_embeddings = false;
+  std::string embedding;  // name of the token embedding, "model.embed_tokens.weight"
 };
 
 // Writes one model in one file format while it is being made. Nothing appears at the destination before finish().
 class Exporter {
  public:
   virtual ~Exporter() = default;
-  // Rows [first_row, first_row + rows) of a quantized tensor; slices of one tensor may come in any order and from several
-  // threads at once.
+  // Rows [first_row, first_row + rows) of a quantized tensor; slices of one tensor may come in any order and from
+  // several threads at once.
   virtual void write(size_t tensor, size_t first_row, const QuantizedMatrix& rows) = 0;
   // The same for a tensor that is not quantized: values already in the tensor's dtype.
   virtual void write(size_t tensor, size_t first_row, size_t rows, std::span<const std::byte> values) = 0;
-  // Side files, config, sync, rename.
+  // After every row of every tensor: side files, config, sync, rename.
   virtual void finish() = 0;
   virtual size_t bytes() const = 0;  // of all tensors, headers excluded
 };
 
 struct ExporterEntry {
-  std::string_view name;     // "hf"
+  std::string_view name;  // "hf"
   std::string_view summary;
-  bool folder;               // OUT is a folder, otherwise a file
+  bool folder;       // OUT is a folder, otherwise a file
+  bool keeps_codes;  // quantized weights stay quantized; otherwise their values are stored as floats
   // Throws Error(kUsage) naming the nearest thing that works when the format or its readers cannot hold this tensor.
   void (*check)(const OutputTensor& tensor);
   // Stored bytes of a tensor, to the byte.
   size_t (*stored_bytes)(const OutputTensor& tensor);
+  // `out` and `force` as for StagedOutput, whose errors are thrown here, before any work.
   std::unique_ptr<Exporter> (*make)(const std::filesystem::path& out, bool force, OutputModel model);
 };
 

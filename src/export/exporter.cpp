@@ -1,0 +1,31 @@
+#include "export/exporter.h"
+
+#include <array>
+
+#include "core/error.h"
+
+namespace nibble {
+
+#define NIBBLE_EXPORTER(name) extern const ExporterEntry exporter_##name;
+#include "export/exporters.def"
+#undef NIBBLE_EXPORTER
+
+std::span<const ExporterEntry> exporters() {
+  static const std::array entries = {
+#define NIBBLE_EXPORTER(name) exporter_##name,
+#include "export/exporters.def"
+#undef NIBBLE_EXPORTER
+  };
+  return entries;
+}
+
+const ExporterEntry& find_exporter(std::string_view name) {
+  std::string known;
+  for (const ExporterEntry& entry : exporters()) {
+    if (entry.name == name) return entry;
+    known += cat(known.empty() ? "" : ", ", entry.name);
+  }
+  throw Error(ErrorKind::kUsage, cat("unknown format '", name, "'; known are ", known));
+}
+
+}  // namespace nibble

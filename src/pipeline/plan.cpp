@@ -1,0 +1,337 @@
+#include "pipeline/plan.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/checked.h"
+#include "core/text.h"
+#include "core/threads.h"
+#include "model/config.h"
+#include "pipeline/plan_spec.h"
+#include "pipeline/rules.h"
+
+namespace nibble {
+namespace {
+
+constexpr std::string_view kWeight = ".weight";
+
+// A source that lost or bent a tensor must not become a model that only fails when it runs.
+void check_tensors(const Source& source, const ModelConfig& config) {
+  for (const TensorRule& rule : config.architecture->tensors) {
+    const bool in_block = rule.hf.find("{layer}") != std::string_view::npos;
+    if (rule.slot == Slot::kLmHead && config.tied_embeddings) continue;
+    const Shape shape = weight_shape(config, rule.slot);
+    for (size_t layer = 0; layer < (in_block ? config.layers : 1); ++layer) {
+      const StoredTensor& tensor =
+          source.get(tensor_name(rule.hf, in_block ? std::optional(layer) : std::nullopt, false));
+      if (tensor.shape() == shape) continue;
+      const auto text = [](const Shape& extents) {
+        std::vector<std::string> parts;
+        for (const size_t extent : extents) parts.push_back(cat(extent));
+        return cat("[", join(parts, ", "), "]");
+      };
+      throw Error(ErrorKind::kCorrupt, cat(source.path().string(), ": tensor ", tensor.name(), " is ",
+                                           text(tensor.shape()), ", but config.json makes it ", text(shape)));
+    }
+  }
+}
+
+// The type that most of the model's floats have.
+DType prevailing_dtype(const Source& source) {
+  std::map<DType, size_t> counts;
+  for (const auto& tensor : source.tensors())
+    if (is_float(tensor->dtype())) counts[tensor->dtype()] += element_count(tensor->shape());
+  DType best = DType::kF32;
+  size_t most = 0;
+  for (const auto& [dtype, count] : counts)
+    if (count > most) best = dtype, most = count;
+  return best == DType::kF64 ? DType::kF32 : best;
+}
+
+// What a tensor becomes when nothing quantizes it. Types that are not floats stay as they are.
+DType kept_dtype(const StoredTensor& tensor, std::optional<DType> wanted) {
+  return wanted && is_float(tensor.dtype()) ? *wanted : tensor.dtype();
+}
+
+bool from_gguf(const Source& source) { return source.kind().starts_with("gguf"); }
+
+class Planner {
+ public:
+  Planner(const Source& source, const QuantizeRequest& request, const ExporterEntry* format)
+      : source_(source),
+        request_(request),
+        format_(format),
+        config_(parse_config(source.config())),
+        rules_(request.skip, request.rules) {
+    check_tensors(source, config_);
+    plan_.dtype = request.dtype.value_or(prevailing_dtype(source));
+    linear_ = linear_choice(request, plan_.dtype);
+    choose_tables();
+  }
+
+  QuantizePlan make() {
+    for (const auto& tensor : source_.tensors())
+      if (role_of(*config_.architecture, tensor->name()) == TensorRole::kLinear)
+        linear_modules_.push_back(module_of(tensor->name()));
+    for (const auto& tensor : source_.tensors()) add(*tensor);
+    if (untied_) add_untied_head();
+    for (std::string& line : rules_.unmatched()) {
+      if (config_.tied_embeddings && !untied_ && line.find("lm_head") != std::string::npos)
+        line += " (lm_head shares the embedding's tensor; --lm-head gives it its own)";
+      plan_.warnings.push_back(std::move(line));
+    }
+    for (const auto& [fallback, count] : fallbacks_)
+      plan_.warnings.push_back(cat(fallback, " (", count, count == 1 ? " tensor)" : " tensors)"));
+    note_quantized_input();
+    check_used();
+    return std::move(plan_);
+  }
+
+ private:
+  static std::string module_of(std::string_view name) {
+    return std::string(name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name);
+  }
+
+  void choose_tables() {
+    const TableChoice embedding = request_.embedding.value_or(TableChoice{});
+    const TableChoice head = request_.lm_head.value_or(config_.tied_embeddings ? embedding : TableChoice{});
+    if (!embedding.keep) embedding_ = table_choice(embedding, "--embedding", plan_.dtype);
+    if (!head.keep) head_ = table_choice(head, "--lm-head", plan_.dtype);
+    untied_ = config_.tied_embeddings && head != embedding;
+    plan_.tied_embeddings = config_.tied_embeddings && !untied_;
+    if (untied_ && !format_)
+      throw Error(ErrorKind::kUsage,
+                  "the embedding and lm_head share one tensor; to quantize them differently, write a model with "
+                  "`nibble quantize`");
+    if (untied_)
+      plan_.warnings.push_back(
+          "--lm-head differs from --embedding: lm_head gets a tensor of its own and the model is no longer tied");
+  }
+
+  void add(const StoredTensor& tensor) {
+    PlannedTensor planned;
+    planned.source = &tensor;
+    planned.name = tensor.name();
+    planned.role = role_of(*config_.architecture, tensor.name());
+    if (planned.role == TensorRole::kLmHead && config_.tied_embeddings) {
+      plan_.warnings.push_back(cat(tensor.name(), " is left out: config.json ties it to the embedding"));
+      return;
+    }
+    if (planned.role == TensorRole::kEmbedding) plan_.embedding = tensor.name();
+    decide(planned);
+    finish(std::move(planned));
+  }
+
+  void add_untied_head() {
+    const TensorRule* rule = config_.architecture->find(Slot::kLmHead);
+    PlannedTensor planned;
+    planned.source = &source_.get(plan_.embedding);
+    planned.name = rule ? tensor_name(rule->hf, std::nullopt, false) : "lm_head.weight";
+    planned.role = TensorRole::kLmHead;
+    decide(planned);
+    finish(std::move(planned));
+  }
+
+  void decide(PlannedTensor& planned) {
+    const bool matrix =
+        planned.source->shape().size() == 2 && planned.name.ends_with(kWeight) && is_float(planned.source->dtype());
+    planned.dtype = kept_dtype(*planned.source, request_.dtype);
+    if (!matrix) {
+      planned.reason = planned.role == TensorRole::kOther ? "not a matrix" : name(planned.role);
+      return;
+    }
+    const std::string module = planned.module();
+    const std::string* skipped = rules_.skipped(module);
+    const Rule* rule = rules_.rule(module);
+    std::optional<SpecChoice> choice = base_choice(planned);
+    if (skipped) return keep(planned, cat("--skip '", *skipped, "'"));
+    if (rule && reaches(*rule, planned, choice.has_value()))
+      choice = apply_rule(*rule, choice ? choice : linear_weights(), plan_.dtype);
+    if (!choice)
+      return keep(planned,
+                  planned.role == TensorRole::kLinear ? "no scheme for linears" : cat(name(planned.role), " kept"));
+    if (planned.role == TensorRole::kEmbedding || planned.role == TensorRole::kLmHead) choice->activations = {};
+    const FittedGroup fitted =
+        with_context([&] { return planned.name; },
+                     [&] { return fit_group(*choice, planned.source->cols(), request_.allow_fallback); });
+    planned.fallback = fitted.fallback;
+    if (!fitted.fallback.empty()) ++fallbacks_[fitted.fallback];
+    if (!fitted.spec) return keep(planned, choice->reason);
+    planned.action = PlannedTensor::Action::kQuantize;
+    planned.spec = fitted.spec;
+    planned.activations = choice->activations;
+    planned.reason = choice->reason;
+    planned.algorithm = rule && rule->algorithm ? *rule->algorithm : request_.algorithm.value_or("rtn");
+    if (planned.source->spec()) ++requantized_[planned.source->type_name()];
+  }
+
+  std::optional<SpecChoice> base_choice(const PlannedTensor& planned) const {
+    switch (planned.role) {
+      case TensorRole::kLinear:
+        return linear_;
+      case TensorRole::kEmbedding:
+        return embedding_;
+      case TensorRole::kLmHead:
+        return head_;
+      default:
+        return std::nullopt;
+    }
+  }
+
+  // A rule for a tensor that would be kept inherits the linears' scheme, if there is one.
+  std::optional<SpecChoice> linear_weights() const { return linear_; }
+
+  // Rules are for the blocks' linears. A tensor that is kept by default (lm_head, an embedding, a router) is reached
+  // only by a rule that aims at it, that is, at none of the linears: '.*:bits=8' must not quantize an embedding.
+  bool reaches(const Rule& rule, const PlannedTensor& planned, bool quantized) const {
+    return planned.role == TensorRole::kLinear || quantized || !rules_.matches_any(rule, linear_modules_);
+  }
+
+  void keep(PlannedTensor& planned, std::string reason) const {
+    planned.reason = std::move(reason);
+    // Codes that nobody asked to change stay exact; a GGUF counts as a float model in a smaller file.
+    if (!planned.source->spec() || from_gguf(source_)) return;
+    planned.action = PlannedTensor::Action::kMoveCodes;
+    planned.spec = planned.source->spec();
+    planned.activations = planned.source->activations();
+    planned.reason += "; codes unchanged";
+  }
+
+  void finish(PlannedTensor planned) {
+    const size_t count = element_count(planned.source->shape());
+    if (planned.action == PlannedTensor::Action::kQuantize && !plan_.algorithms.contains(planned.algorithm)) {
+      const auto settings = request_.settings.find(planned.algorithm);
+      plan_.algorithms[planned.algorithm] = make_algorithm(
+          planned.algorithm, settings == request_.settings.end() ? AlgorithmSettings{} : settings->second);
+    }
+    plan_.tensors.push_back(std::move(planned));
+    plan_.parameters += count;
+  }
+
+  void note_quantized_input() {
+    size_t count = 0;
+    std::vector<std::string> types;
+    for (const auto& [type, tensors] : requantized_) {
+      count += tensors;
+      types.push_back(type);
+    }
+    if (count == 0) return;
+    if (from_gguf(source_))
+      plan_.warnings.push_back(cat("the source stores ", count, " of these tensors as ", join(types, ", "),
+                                   "; their dequantized values count as the original"));
+    else
+      plan_.warnings.push_back(cat(count, " tensors are quantized already (", join(types, ", "),
+                                   ") and are quantized again: errors add up; prefer the original model"));
+  }
+
+  void check_used() const {
+    if (plan_.algorithms.empty())
+      throw Error(ErrorKind::kUsage,
+                  "nothing to quantize; say how with --scheme NAME or --bits N (linears), --embedding or --lm-head "
+                  "BITS[:GROUP], or a --rule that matches");
+    std::vector<std::string> used;
+    for (const auto& algorithm : plan_.algorithms) used.push_back(algorithm.first);
+    for (const auto& [algorithm, settings] : request_.settings)
+      if (!plan_.algorithms.contains(algorithm))
+        throw Error(ErrorKind::kUsage, cat("--set ", algorithm, ".", settings.begin()->first, ": '", algorithm,
+                                           "' is not used here; used: ", join(used, ", ")));
+  }
+
+  const Source& source_;
+  const QuantizeRequest& request_;
+  const ExporterEntry* format_;
+  ModelConfig config_;
+  ModuleRules rules_;
+  std::optional<SpecChoice> linear_, embedding_, head_;
+  bool untied_ = false;
+  std::vector<std::string> linear_modules_;
+  std::map<std::string, size_t> fallbacks_;    // text -> tensors
+  std::map<std::string, size_t> requantized_;  // stored type -> tensors
+  QuantizePlan plan_;
+};
+
+OutputTensor output_tensor(const PlannedTensor& planned) {
+  OutputTensor tensor{planned.name, planned.source->shape(), planned.spec, planned.activations, planned.dtype, false};
+  if (planned.action == PlannedTensor::Action::kMoveCodes && tensor.rows() > 0)
+    tensor.grouped_columns = !planned.source->read_codes(0, 1).group_of.empty();
+  return tensor;
+}
+
+// Resident bytes besides the slices in flight: program, libraries, headers, tokenizer files being copied.
+constexpr size_t kBaseBytes = size_t{40} << 20;
+// Floats, dequantized floats, codes and what an algorithm needs of its own, for each element of a slice in flight.
+constexpr size_t kBytesPerElement = 24;
+
+void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
+  std::set<const StoredTensor*> counted;
+  size_t widest = 0;
+  for (PlannedTensor& planned : plan.tensors) {
+    const OutputTensor output = output_tensor(planned);
+    if (format) format->check(output);
+    if (counted.insert(planned.source).second) planned.bytes_before = planned.source->bytes();
+    planned.bytes_after = format         ? format->stored_bytes(output)
+                          : planned.spec ? ceil_div(stored_bits(*planned.spec, output.rows(), output.cols()), 8)
+                                         : byte_size(planned.dtype, element_count(output.shape));
+    plan.bytes_before += planned.bytes_before;
+    plan.bytes_after += planned.bytes_after;
+    const size_t zeros =
+        planned.spec && !planned.spec->symmetric ? output.rows() * planned.spec->groups(output.cols()) : 0;
+    widest = std::max(widest, slice_rows(output.cols()) * output.cols() * kBytesPerElement * thread_count() + zeros);
+  }
+  plan.predicted_peak_bytes = kBaseBytes + widest + (format ? 0 : plan.bytes_after);
+}
+
+}  // namespace
+
+std::string PlannedTensor::module() const {
+  return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
+}
+
+double QuantizePlan::bits_per_weight() const {
+  return parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes_after) / static_cast<double>(parameters);
+}
+
+QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format) {
+  QuantizePlan plan = Planner(source, request, format).make();
+  add_sizes(plan, format);
+  return plan;
+}
+
+QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format) {
+  const ModelConfig config = parse_config(source.config());
+  check_tensors(source, config);
+  QuantizePlan plan;
+  plan.dtype = dtype.value_or(prevailing_dtype(source));
+  plan.tied_embeddings = config.tied_embeddings;
+  for (const auto& tensor : source.tensors()) {
+    PlannedTensor planned;
+    planned.source = tensor.get();
+    planned.name = tensor->name();
+    planned.role = role_of(*config.architecture, tensor->name());
+    planned.dtype = kept_dtype(*tensor, dtype);
+    planned.reason = tensor->spec() ? "dequantized" : "as in the source";
+    if (planned.role == TensorRole::kEmbedding) plan.embedding = planned.name;
+    if (planned.role == TensorRole::kLmHead && plan.tied_embeddings) {
+      plan.warnings.push_back(cat(tensor->name(), " is left out: config.json ties it to the embedding"));
+      continue;
+    }
+    if (tensor->spec() && format.keeps_codes) {
+      planned.action = PlannedTensor::Action::kMoveCodes;
+      planned.spec = tensor->spec();
+      planned.activations = tensor->activations();
+      planned.reason = "codes unchanged";
+    }
+    plan.parameters += element_count(tensor->shape());
+    plan.tensors.push_back(std::move(planned));
+  }
+  add_sizes(plan, &format);
+  return plan;
+}
+
+OutputModel output_model(const Source& source, const QuantizePlan& plan) {
+  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding};
+  for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned));
+  return model;
+}
+
+}  // namespace nibble

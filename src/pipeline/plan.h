@@ -1,0 +1,73 @@
+#pragma once
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "export/exporter.h"
+#include "model/architecture.h"
+#include "model/source.h"
+#include "pipeline/quantize_request.h"
+
+namespace nibble {
+
+// What happens to one tensor of the output.
+struct PlannedTensor {
+  enum class Action : uint8_t {
+    kQuantize,   // through the algorithm
+    kMoveCodes,  // already quantized: its codes are kept
+    kFloat,      // stored as a plain tensor
+  };
+  const StoredTensor* source = nullptr;  // never null; the embedding's for an untied lm_head
+  std::string name;                      // with ".weight"
+  TensorRole role = TensorRole::kOther;
+  Action action = Action::kFloat;
+  std::optional<QuantSpec> spec;  // unless kFloat
+  ActivationSpec activations;
+  std::string algorithm;      // of kQuantize
+  DType dtype = DType::kF32;  // of kFloat; for the others what they dequantize to
+  std::string reason;         // "scheme W4A16", "--skip 'lm_head'", "norm"
+  std::string fallback;       // "group 128 does not divide 576 columns: 64", or empty
+  size_t bytes_before = 0;
+  size_t bytes_after = 0;
+
+  // Without ".weight": what patterns match.
+  std::string module() const;
+};
+
+// Which tensor gets what: made before any work, shown by --dry-run. The source must outlive it.
+struct QuantizePlan {
+  std::vector<PlannedTensor> tensors;
+  DType dtype = DType::kF32;  // of what is not quantized
+  bool tied_embeddings = false;
+  std::string embedding;                                                            // name of the token embedding
+  std::map<std::string, std::unique_ptr<const Algorithm>, std::less<>> algorithms;  // those that are used, by name
+  std::vector<std::string> warnings;  // what the user may not expect: fallbacks, patterns without a match, requantizing
+  size_t parameters = 0;              // of the output, a tied matrix counted once
+  size_t bytes_before = 0;
+  size_t bytes_after = 0;
+  size_t predicted_peak_bytes = 0;  // resident memory of the run
+
+  double bits_per_weight() const;
+};
+
+// `format` decides stored sizes and what can be stored; null: the weights stay in memory. Throws Error(kUsage) for
+// requests that cannot be met (unknown names, groups with allow_fallback off, nothing to quantize), Error(kCorrupt) for
+// a source that lacks tensors or has some of the wrong shape.
+QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format);
+// Another format for the same values: codes move unchanged where the format keeps codes, all else becomes floats of `dtype`
+// (by default as in the source). Throws Error(kUsage) when the format cannot hold the codes.
+QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format);
+
+// The plan as exporters see it.
+OutputModel output_model(const Source& source, const QuantizePlan& plan);
+
+// The "plan" object of the JSON result.
+OrderedJson to_json(const QuantizePlan& plan);
+// One line for each tensor (runs of equal lines joined) and the totals, for people.
+std::string plan_table(const QuantizePlan& plan);
+
+}  // namespace nibble

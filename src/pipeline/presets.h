@@ -1,0 +1,22 @@
+#pragma once
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quant/spec.h"
+
+namespace nibble {
+
+struct Preset {
+  std::string name;  // canonical spelling
+  QuantSpec spec;    // scale_dtype unset: the plan decides
+  ActivationSpec activations;
+};
+
+// Case-insensitive, `_` = `-`. Throws Error(kUsage) listing the presets; for a scheme that needs calibration it names
+// the dynamic one instead.
+Preset find_preset(std::string_view name);
+// Canonical names, without aliases.
+std::vector<std::string> preset_names();
+
+}  // namespace nibble

@@ -1,0 +1,71 @@
+#pragma once
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "algo/algorithm.h"
+#include "quant/spec.h"
+
+namespace nibble {
+
+// A partial QuantSpec: what somebody asked for. Unset fields come from the layer below (preset, then defaults).
+struct SpecChange {
+  std::optional<int> bits;
+  std::optional<size_t> group;  // columns; QuantSpec::kWholeRow = one scale for each output channel
+  std::optional<bool> per_tensor;
+  std::optional<bool> symmetric;
+  std::optional<bool> full_range;
+  std::optional<Grid> grid;
+
+  bool empty() const { return *this == SpecChange{}; }
+  friend bool operator==(const SpecChange&, const SpecChange&) = default;
+};
+
+// 'REGEX:bits=8,group=64,sym,algo=rtn': for the modules whose names match, change the spec.
+struct Rule {
+  std::string text;     // as written
+  std::string pattern;  // PCRE2, anchored at the start like Python's re.match
+  SpecChange change;
+  std::optional<std::string> algorithm;
+};
+
+// --lm-head, --embedding: `BITS[:GROUP]` or `keep`. Symmetric integers; without a group, one scale for each row at 8
+// bits and for 32 columns below.
+struct TableChoice {
+  bool keep = true;
+  int bits = 8;
+  std::optional<size_t> group;
+  friend bool operator==(const TableChoice&, const TableChoice&) = default;
+};
+
+// Everything that the command line, a recipe and a torchchat dictionary can say about a quantization.
+struct QuantizeRequest {
+  // The linears of the blocks. With neither a scheme nor a change they are kept, and only rules and tables quantize.
+  std::optional<std::string> scheme;
+  SpecChange change;
+  std::optional<ActivationSpec> activations;  // over the scheme's own
+  std::optional<TableChoice> lm_head;
+  std::optional<TableChoice> embedding;
+  std::vector<std::string> skip;  // patterns
+  std::vector<Rule> rules;        // the last match wins
+  std::optional<std::string> algorithm;
+  std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
+  std::optional<DType> dtype;                                      // of what is not quantized
+  bool allow_fallback = true;  // a preset's group may shrink until it divides the row
+};
+
+// All throw Error(kUsage) with the accepted form.
+Rule parse_rule(std::string_view text);
+TableChoice parse_table(std::string_view text);
+// "-1", "0", "64".
+size_t parse_group(std::string_view text);
+// "fp32", "bf16", "fp16" and their usual other names.
+DType parse_float_dtype(std::string_view text);
+// "fp32", "bf16", "fp16".
+std::string_view float_dtype_name(DType dtype);
+// "rtn.clip=0.9", into request.settings.
+void parse_setting(std::string_view text, QuantizeRequest& request);
+
+}  // namespace nibble
