@@ -32,7 +32,7 @@ class GgufModelTensor final : public StoredTensor {
     for_file_rows(begin, end, [&](size_t first, size_t count, size_t done) {
       float* to = out + done * cols();
       if (spec_)
-        dequantize(import_ggml_rows(view_.dtype, row(first), count, cols()), matrix(to, count, cols()));
+        dequantize(import_rows(count, {row(first), count * row_bytes_}), matrix(to, count, cols()));
       else
         floats_from_bytes(dtype_, row(first), count * cols(), to, name_);
     });
@@ -40,11 +40,11 @@ class GgufModelTensor final : public StoredTensor {
 
   QuantizedMatrix read_codes(size_t begin, size_t end) const override {
     if (!spec_) return StoredTensor::read_codes(begin, end);
-    if (head_rows_ == 0) return import_ggml_rows(view_.dtype, row(begin), end - begin, cols());
+    if (head_rows_ == 0) return import_rows(end - begin, {row(begin), (end - begin) * row_bytes_});
     std::vector<std::byte> rows((end - begin) * row_bytes_);
     for (size_t r = begin; r < end; ++r)
       std::copy_n(row(file_row(r)), row_bytes_, rows.data() + (r - begin) * row_bytes_);
-    return import_ggml_rows(view_.dtype, rows.data(), end - begin, cols());
+    return import_rows(end - begin, rows);
   }
 
   std::optional<TensorView> view() const override {
@@ -61,6 +61,11 @@ class GgufModelTensor final : public StoredTensor {
   }
 
  private:
+  QuantizedMatrix import_rows(size_t count, std::span<const std::byte> bytes) const {
+    return with_context([&] { return cat("tensor ", name_); },
+                        [&] { return import_ggml_rows(view_.dtype, count, cols(), bytes); });
+  }
+
   const std::byte* row(size_t r) const { return view_.bytes.data() + r * row_bytes_; }
 
   size_t file_row(size_t r) const {
