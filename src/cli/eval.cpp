@@ -102,6 +102,7 @@ void run(const Options& o) {
 
   const double start = wall_seconds();
   const LoadedModel loaded = load_model(o.model, o.flags.choices(), *o.common.progress("load"));
+  for (const std::string& warning : loaded.warnings) o.common.note("warning: " + warning);
   std::optional<LoadedModel> ref;
   if (!o.ref.empty()) ref = load_model(o.ref, ModelChoices{}, *o.common.progress("load reference"));
 
@@ -121,7 +122,7 @@ void run(const Options& o) {
     const Evaluation e = evaluate(*loaded.model, ref ? ref->model.get() : nullptr, tokens, eval, *o.common.progress("eval"));
     const double seconds = wall_seconds() - start;
     result = {{"ppl", std::exp(e.nll)}, {"nll", e.nll}, {"window_nll", e.window_nll}, {"tokens", e.predictions}, {"windows", e.window_nll.size()},
-              {"bytes", loaded.bytes}, {"bpw", loaded.bpw()}, {"seconds", seconds}};
+              {"bytes", loaded.totals.bytes}, {"bpw", loaded.totals.bpw()}, {"seconds", seconds}};
     if (e.ref) {
       result["ref"] = {{"ppl", std::exp(e.ref->ref_nll)}, {"nll", e.ref->ref_nll}};
       result["ppl_ratio"] = std::exp(e.nll - e.ref->ref_nll);
