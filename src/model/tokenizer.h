@@ -22,13 +22,14 @@ class Tokenizer {
   // Special tokens written in the text are recognised. `add_special`: add what the post-processor adds (BOS, EOS).
   // Throws Error(kUsage) on text that is not UTF-8, with the offset.
   virtual std::vector<TokenId> encode(std::string_view text, bool add_special) const = 0;
-  // Bytes of the ids; `skip_special` leaves special tokens out. Invalid UTF-8 is replaced by U+FFFD. Throws on unknown ids.
+  // Bytes of the ids; `skip_special` leaves special tokens out. Invalid UTF-8 is replaced by U+FFFD. Throws on unknown
+  // ids.
   virtual std::string decode(std::span<const TokenId> ids, bool skip_special) const = 0;
-  virtual size_t vocab_size() const = 0;                           // highest id + 1
+  virtual size_t vocab_size() const = 0;                                  // highest id + 1
   virtual std::optional<TokenId> find(std::string_view token) const = 0;  // id of a token as written in the vocabulary
-  virtual std::string token(TokenId id) const = 0;                 // as written in the vocabulary; throws on unknown ids
+  virtual std::string token(TokenId id) const = 0;  // as written in the vocabulary; throws on unknown ids
   virtual bool is_special(TokenId id) const = 0;
-  virtual std::string kind() const = 0;                            // "byte-level BPE", "byte-fallback BPE", "SentencePiece"
+  virtual std::string kind() const = 0;  // "byte-level BPE", "byte-fallback BPE", "SentencePiece"
 };
 
 // Hugging Face tokenizer.json. Unknown normalizers, pre-tokenizers, decoders: Error(kUnsupported) naming them.
@@ -46,8 +47,9 @@ class StreamDecoder {
  private:
   const Tokenizer& tokenizer_;
   bool skip_special_;
-  std::vector<TokenId> pending_;
-  std::string emitted_;
+  std::vector<TokenId> pending_;  // context that was written already, then what is held back
+  size_t context_ = 0;            // how many of them are context
+  std::string emitted_;           // the context's text
 };
 
 }  // namespace nibble
