@@ -200,15 +200,12 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   run.work();
   check_interrupted();
   QuantizeResult result;
-  for (const auto& exporter : exporters) {
-    exporter->finish();
-    result.bytes += exporter->bytes();
-  }
+  for (const auto& exporter : exporters) exporter->finish();
   if (together) together->commit();
   result.layers = run.layers();
-  const size_t bytes = exporters.front()->bytes();
+  result.bytes = exporters.front()->bytes();
   result.bits_per_weight =
-      plan.parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(plan.parameters);
+      plan.parameters == 0 ? 0 : 8.0 * static_cast<double>(result.bytes) / static_cast<double>(plan.parameters);
   result.seconds = wall_seconds() - start;
   result.cpu_seconds = cpu_seconds() - cpu_start;
   result.peak_rss_bytes = peak_rss_bytes();

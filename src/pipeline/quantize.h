@@ -21,7 +21,7 @@ struct LayerReport {
 
 struct QuantizeResult {
   std::vector<LayerReport> layers;  // in the plan's order, quantized ones only
-  size_t bytes = 0;                 // of all tensors written
+  size_t bytes = 0;                 // of all tensors written, in the first format
   double bits_per_weight = 0;
   double seconds = 0, cpu_seconds = 0;
   size_t peak_rss_bytes = 0;

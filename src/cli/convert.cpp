@@ -1,0 +1,54 @@
+#include <iostream>
+
+#include "cli/verb.h"
+#include "core/text.h"
+#include "pipeline/quantize.h"
+#include "pipeline/quantize_request.h"
+
+namespace nibble::cli {
+namespace {
+
+constexpr const char* kExamples =
+    "  nibble convert quantized/ -o floats --format fake --dtype bf16    (dequantize)\n"
+    "  nibble convert model.gguf -o folder --format hf                   (same codes in another file)\n";
+
+struct Options {
+  Common common;
+  std::string model, out, format, dtype;
+  bool force = false;
+};
+
+void run(const Options& o) {
+  o.common.apply();
+  const ExporterEntry& format = find_exporter(o.format);
+  std::optional<DType> dtype;
+  if (!o.dtype.empty()) dtype = parse_float_dtype(o.dtype);
+  const auto source = Source::open(o.model);
+  const QuantizePlan plan = make_convert_plan(*source, dtype, format);
+  const QuantizeResult result = run_plan(*source, plan, {&format}, o.out, o.force, *o.common.progress("convert"));
+  if (o.common.prints() && !o.common.quiet) std::cout << summary(result, plan) << "written   " << o.out << '\n';
+  o.common.emit(to_json(result, plan));
+}
+
+}  // namespace
+
+void add_convert(CLI::App& app);
+void add_convert(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  const std::shared_ptr<Common> common(o, &o->common);
+  CLI::App& verb =
+      add_verb(app, "convert", "write a model in another format, without quantizing again", kExamples, common);
+  verb.alias("export");
+  std::vector<std::string> formats;
+  for (const ExporterEntry& entry : exporters()) formats.push_back(cat(entry.name, " (", entry.summary, ")"));
+  verb.add_option("model", o->model, "Hugging Face folder or .gguf file")->required()->type_name("MODEL");
+  verb.add_option("-o,--output", o->out, "folder to write; appears only when everything is written")
+      ->required()
+      ->type_name("OUT");
+  verb.add_option("--format", o->format, join(formats, "; "))->required()->type_name("NAME");
+  verb.add_option("--dtype", o->dtype, "fp32, bf16 or fp16: of floats (default: as in the source)")->type_name("TYPE");
+  verb.add_flag("--force", o->force, "replace OUT if it exists");
+  verb.callback([o] { run(*o); });
+}
+
+}  // namespace nibble::cli

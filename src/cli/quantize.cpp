@@ -1,0 +1,181 @@
+#include <iostream>
+
+#include "algo/algorithm.h"
+#include "cli/verb.h"
+#include "core/text.h"
+#include "pipeline/gate.h"
+#include "pipeline/presets.h"
+#include "pipeline/quantize.h"
+#include "pipeline/recipe.h"
+#include "pipeline/torchchat.h"
+
+namespace nibble::cli {
+namespace {
+
+constexpr const char* kExamples =
+    "  nibble quantize model/ -o model-int4 --scheme W4A16\n"
+    "  nibble quantize model.gguf -o out --bits 3 --group-size 64 --asym --algorithm search\n"
+    "  nibble quantize model/ -o out --scheme W4A16 --rule '.*down_proj:bits=8,group=64' --skip "
+    "'model\\.layers\\.0\\.'\n"
+    "  nibble quantize model/ -o out --quant '{\"linear:int4\": {\"groupsize\": 32}, \"embedding\": {\"bitwidth\": 8, "
+    "\"groupsize\": 0}}'\n"
+    "  nibble quantize model/ --scheme NF4 --dry-run\n";
+
+struct Options {
+  Common common;
+  std::string model, out;
+  std::string recipe, quant, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype, format = "hf";
+  std::optional<int> bits;
+  bool sym = false, asym = false, full_range = false, force = false, no_fallback = false, dry_run = false;
+  std::vector<std::string> skip, rules, settings, gates;
+};
+
+// Errors of values typed on the command line start with their flag.
+template <class Body>
+void flag(const char* name, const Body& body) {
+  with_context([&] { return name; }, body);
+}
+
+// A recipe says most of it, a dictionary overrides it, single flags override both; patterns add up.
+QuantizeRequest request_of(const Options& o) {
+  QuantizeRequest request;
+  if (!o.recipe.empty()) apply_recipe_file(o.recipe, request);
+  if (!o.quant.empty()) flag("--quant", [&] { apply_torchchat(std::string_view(o.quant), request); });
+  if (!o.scheme.empty()) request.scheme = o.scheme;
+  if (o.bits) request.change.bits = o.bits;
+  if (!o.group_size.empty()) flag("--group-size", [&] { request.change.group = parse_group(o.group_size); });
+  if (!o.granularity.empty()) apply_granularity(o.granularity, request.change);
+  if (o.sym) request.change.symmetric = true;
+  if (o.asym) request.change.symmetric = false;
+  if (o.full_range) request.change.full_range = true;
+  if (!o.grid.empty()) flag("--grid", [&] { request.change.grid = parse_grid(o.grid); });
+  if (!o.lm_head.empty()) flag("--lm-head", [&] { request.lm_head = parse_table(o.lm_head); });
+  if (!o.embedding.empty()) flag("--embedding", [&] { request.embedding = parse_table(o.embedding); });
+  request.skip.insert(request.skip.end(), o.skip.begin(), o.skip.end());
+  for (const std::string& text : o.rules) request.rules.push_back(parse_rule(text));
+  if (!o.algorithm.empty()) request.algorithm = o.algorithm;
+  for (const std::string& text : o.settings) flag("--set", [&] { parse_setting(text, request); });
+  if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
+  if (o.no_fallback) request.allow_fallback = false;
+  return request;
+}
+
+void run(const Options& o) {
+  o.common.apply();
+  const QuantizeRequest request = request_of(o);
+  const std::vector<Gate> gates = parse_gates(o.gates);
+  const auto formats = parse_formats(o.format);
+  if (o.out.empty() && !o.dry_run)
+    throw Error(ErrorKind::kUsage, "say where to write the model with -o OUT, or look at the plan with --dry-run");
+  const auto source = Source::open(o.model);
+  const QuantizePlan plan = make_plan(*source, request, formats.front());
+  if (o.dry_run) {
+    const OrderedJson result = {
+        {"dry_run", true}, {"bpw", plan.bits_per_weight()}, {"bytes", plan.bytes_after}, {"plan", to_json(plan)}};
+    if (o.common.prints()) {
+      std::cout << plan_table(plan);
+      for (const std::string& warning : plan.warnings) std::cout << "note: " << warning << '\n';
+    }
+    o.common.emit(result);
+    return check_gates(gates, result);
+  }
+  const QuantizeResult result = run_plan(*source, plan, formats, o.out, o.force, *o.common.progress("quantize"));
+  const OrderedJson json = to_json(result, plan);
+  if (o.common.prints() && !o.common.quiet) std::cout << summary(result, plan) << "written   " << o.out << '\n';
+  o.common.emit(json);
+  check_gates(gates, json);
+}
+
+void help_algorithms() {
+  for (const AlgorithmEntry& entry : algorithms()) {
+    std::cout << entry.name << ": " << entry.summary << '\n';
+    for (const AlgorithmOption& option : entry.options)
+      std::cout << "  --set " << entry.name << '.' << option.name << '=' << option.value << "   " << option.help << " ("
+                << option.low << " to " << option.high << ")\n";
+  }
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app);
+void add_quantize(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  const std::shared_ptr<Common> common(o, &o->common);
+  CLI::App& verb =
+      add_verb(app, "quantize", "make a model smaller: choose bits, grids and what to leave alone", kExamples, common);
+  verb.add_option("model", o->model, "Hugging Face folder or .gguf file")->required()->type_name("MODEL");
+  verb.add_option("-o,--output", o->out, "folder to write; appears only when everything is written")->type_name("OUT");
+
+  const std::string what = "What";
+  verb.add_option("--scheme", o->scheme, cat("preset: ", join(preset_names(), ", ")))->type_name("NAME")->group(what);
+  verb.add_option("--bits", o->bits, "bits of a weight, 1 to 8")->check(CLI::Range(1, 8))->type_name("N")->group(what);
+  verb.add_option("--group-size", o->group_size,
+                  "columns that share a scale (default 128); 0 or -1: one scale for each row")
+      ->type_name("N")
+      ->group(what);
+  verb.add_option("--granularity", o->granularity, "tensor: one scale for a whole matrix; channel; group")
+      ->type_name("NAME")
+      ->group(what);
+  auto* sym = verb.add_flag("--sym", o->sym, "symmetric grid, no zero points (default)")->group(what);
+  verb.add_flag("--asym", o->asym, "zero points for each group")->excludes(sym)->group(what);
+  verb.add_flag("--full-range", o->full_range, "symmetric grid that uses its lowest code too (signed scales)")
+      ->group(what);
+  verb.add_option("--grid", o->grid, "int, nf4, fp4 or fp8")->type_name("NAME")->group(what);
+  verb.add_option("--lm-head", o->lm_head, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
+  verb.add_option("--embedding", o->embedding, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
+  verb.add_option("--skip", o->skip, "leave modules alone whose name starts with a match; repeatable")
+      ->type_name("REGEX")
+      ->allow_extra_args(false)
+      ->group(what);
+  verb.add_option("--rule", o->rules,
+                  "REGEX:bits=8,group=64,sym,algo=rtn for modules whose name starts with a match; repeatable, the last "
+                  "match wins")
+      ->type_name("RULE")
+      ->allow_extra_args(false)
+      ->group(what);
+  verb.add_option("--recipe", o->recipe, "JSON file with any of these flags as keys")->type_name("FILE")->group(what);
+  verb.add_option("--quant,--quantize", o->quant, "torchchat's quantization dictionary")
+      ->type_name("JSON")
+      ->group(what);
+
+  const std::string how = "How";
+  verb.add_option("--algorithm", o->algorithm, "how codes are chosen (default rtn); see --help-algorithms")
+      ->type_name("NAME")
+      ->group(how);
+  verb.add_option("--set", o->settings, "an algorithm's option, such as rtn.clip=0.95; repeatable")
+      ->type_name("A.B=X")
+      ->allow_extra_args(false)
+      ->group(how);
+  verb.add_flag_callback(
+          "--help-algorithms",
+          [] {
+            help_algorithms();
+            throw CLI::Success();
+          },
+          "list the algorithms and their options")
+      ->trigger_on_parse()
+      ->group(how);
+  verb.add_flag("--no-fallback", o->no_fallback, "a preset's group that does not divide a row is an error")->group(how);
+
+  std::vector<std::string> formats;
+  for (const ExporterEntry& entry : exporters()) formats.push_back(cat(entry.name, " (", entry.summary, ")"));
+  const std::string output = "Output";
+  verb.add_option("--format", o->format, cat("one or several, comma-separated: ", join(formats, "; ")))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(output);
+  verb.add_option("--dtype", o->dtype,
+                  "fp32, bf16 or fp16: of scales and of what is not quantized (default: as in the source)")
+      ->type_name("TYPE")
+      ->group(output);
+  verb.add_flag("--force", o->force, "replace OUT if it exists")->group(output);
+  verb.add_flag("--dry-run", o->dry_run, "print the plan, do nothing")->group(output);
+  verb.add_option("--fail-if", o->gates,
+                  "exit with 3 when this holds for the JSON result, such as 'bpw>4.6'; repeatable")
+      ->type_name("EXPR")
+      ->allow_extra_args(false)
+      ->group(output);
+  verb.callback([o] { run(*o); });
+}
+
+}  // namespace nibble::cli
