@@ -25,6 +25,7 @@ struct Scratch {
   pcre2_jit_stack* stack = pcre2_jit_stack_create(size_t{32} << 10, size_t{8} << 20, nullptr);
   Scratch() {
     if (!data || !context) throw std::bad_alloc();
+    pcre2_set_heap_limit(context, uint32_t{1} << 20);  // in KiB: hostile patterns fail at 1 GiB, not at the default 20
     if (stack) pcre2_jit_stack_assign(context, nullptr, stack);
   }
   ~Scratch() {
@@ -43,8 +44,12 @@ struct Regex::Impl {
 
   std::optional<Match> match(std::string_view text, size_t start, uint32_t options) const {
     thread_local Scratch scratch;
-    const int rc = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start, options,
-                               scratch.data, scratch.context);
+    const auto run = [&](uint32_t all_options) {
+      return pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start, all_options,
+                         scratch.data, scratch.context);
+    };
+    int rc = run(options);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) rc = run(options | PCRE2_NO_JIT);  // backtracks on the heap instead
     if (rc == PCRE2_ERROR_NOMATCH || (rc <= PCRE2_ERROR_UTF8_ERR1 && rc >= PCRE2_ERROR_UTF8_ERR21)) return std::nullopt;
     if (rc < 0)
       throw Error(ErrorKind::kUnsupported, cat("regular expression failed at byte ", start, ": ", describe(rc)));

@@ -66,7 +66,7 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   constexpr size_t kLongest = 100;
   constexpr std::string_view kHex = "0123456789abcdef";
   const bool cut = text.size() > kLongest;

@@ -18,7 +18,7 @@ std::vector<std::string> split(std::string_view text, char separator);
 std::string lower(std::string_view text);  // ASCII only
 // "'name'" for messages: bytes that would break the line (control characters, invalid UTF-8) as \xNN, cut after 100
 // bytes.
-std::string quoted(std::string_view text);
+std::string quote(std::string_view text);
 // Offset of the first byte that is not well-formed UTF-8, or npos.
 size_t find_invalid_utf8(std::string_view text);
 

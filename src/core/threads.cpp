@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <fstream>
 #include <mutex>
@@ -73,13 +74,13 @@ class Pool {
     start_workers();
     job_.run = range, job_.body = body, job_.count = count, job_.grain = grain;
     job_.next = 0, job_.failed = false, job_.error = nullptr;
-    pending_.store(workers_.size(), std::memory_order_relaxed);
+    pending_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
     round_.fetch_add(1);
     round_.notify_all();
     inside_pool = true;
     job_.work();
     inside_pool = false;
-    for (size_t left = pending_.load(); left != 0; left = pending_.load()) wait_while(pending_, left);
+    for (uint32_t left = pending_.load(); left != 0; left = pending_.load()) wait_while(pending_, left);
     if (job_.error) std::rethrow_exception(std::exchange(job_.error, nullptr));
   }
 
@@ -107,7 +108,7 @@ class Pool {
     value.wait(old);
   }
 
-  void serve(size_t seen) {
+  void serve(uint32_t seen) {
     inside_pool = true;
     for (;;) {
       wait_while(round_, seen);
@@ -129,8 +130,9 @@ class Pool {
   std::mutex mutex_;  // one parallel region at a time
   std::atomic<size_t> size_{physical_cores()};
   Job job_;
-  std::atomic<size_t> round_{0};
-  std::atomic<size_t> pending_{0};
+  // Of the width that the kernel waits on directly.
+  std::atomic<uint32_t> round_{0};
+  std::atomic<uint32_t> pending_{0};
   std::atomic<bool> stopping_{false};
   std::vector<std::jthread> workers_;
 };

@@ -27,7 +27,7 @@ std::string describe(const GgufValue& value) {
     std::string operator()(int64_t v) const { return cat("the number ", v); }
     std::string operator()(double v) const { return cat("the number ", v); }
     std::string operator()(bool v) const { return v ? "true" : "false"; }
-    std::string operator()(std::string_view v) const { return cat("the string ", quoted(v)); }
+    std::string operator()(std::string_view v) const { return cat("the string ", quote(v)); }
     std::string operator()(const std::vector<int64_t>& v) const { return cat("a list of ", v.size(), " integers"); }
     std::string operator()(const std::vector<double>& v) const { return cat("a list of ", v.size(), " numbers"); }
     std::string operator()(const std::vector<bool>& v) const { return cat("a list of ", v.size(), " booleans"); }

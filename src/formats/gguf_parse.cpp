@@ -200,7 +200,7 @@ std::string_view read_key(Cursor& in) {
   const size_t at = in.offset();
   const std::string_view key = in.string("a metadata key");
   if (key.empty() || key.size() > kMaxKey || !printable_ascii(key))
-    corrupt(cat("the metadata key at offset ", at, " is ", quoted(key), " and not printable ASCII"));
+    corrupt(cat("the metadata key at offset ", at, " is ", quote(key), " and not printable ASCII"));
   return key;
 }
 
@@ -208,8 +208,7 @@ std::string_view read_tensor_name(Cursor& in) {
   const size_t at = in.offset();
   const std::string_view name = in.string("a tensor name");
   if (name.empty() || name.size() > kMaxName || !printable_utf8(name))
-    corrupt(
-        cat("the tensor name at offset ", at, " is ", quoted(name), " and not 1 to ", kMaxName, " printable bytes"));
+    corrupt(cat("the tensor name at offset ", at, " is ", quote(name), " and not 1 to ", kMaxName, " printable bytes"));
   return name;
 }
 
@@ -224,7 +223,7 @@ struct TensorInfo {
 
 TensorInfo read_tensor_info(Cursor& in, size_t alignment) {
   TensorInfo out{.name = std::string(read_tensor_name(in)), .dtype = {}, .shape = {}, .offset = 0, .bytes = 0};
-  with_context([&] { return cat("tensor ", quoted(out.name)); },
+  with_context([&] { return cat("tensor ", quote(out.name)); },
                [&] {
                  const auto dimensions = in.read<uint32_t>("the number of dimensions");
                  if (dimensions > kMaxDimensions)
@@ -279,11 +278,11 @@ void check_tiling(const std::vector<TensorInfo>& infos, size_t data_start, size_
   size_t expected = 0, end = 0;  // of the data
   for (const TensorInfo* tensor : sorted) {
     if (tensor->offset != expected)
-      corrupt(cat("tensor ", quoted(tensor->name), ": its data begins at offset ", tensor->offset, " of the data, ",
+      corrupt(cat("tensor ", quote(tensor->name), ": its data begins at offset ", tensor->offset, " of the data, ",
                   tensor->offset < expected ? "inside another tensor's" : "after a gap", " (expected ", expected, ")"));
     end = checked_add(tensor->offset, tensor->bytes, "the tensor data");
     if (checked_add(data_start, end, "the tensor data") > file_size)
-      corrupt(cat("tensor ", quoted(tensor->name), ": its data ends at file offset ", data_start + end,
+      corrupt(cat("tensor ", quote(tensor->name), ": its data ends at file offset ", data_start + end,
                   ", the file has ", file_size, " bytes"),
               kTruncated);
     expected = round_up(end, alignment);
@@ -317,7 +316,7 @@ std::shared_ptr<Gguf> GgufParser::parse(std::span<const std::byte> bytes, std::s
   infos.reserve(tensor_count);
   for (size_t i = 0; i < tensor_count; ++i) {
     infos.push_back(read_tensor_info(in, alignment));
-    if (!names.insert(infos.back().name).second) corrupt(cat("two tensors are called ", quoted(infos.back().name)));
+    if (!names.insert(infos.back().name).second) corrupt(cat("two tensors are called ", quote(infos.back().name)));
   }
 
   const size_t data_start = round_up(in.offset(), alignment);

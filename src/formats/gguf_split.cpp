@@ -97,7 +97,7 @@ std::shared_ptr<const Gguf> Gguf::open(const fs::path& path) {
   std::set<std::string_view> names;
   for (const GgufTensor& tensor : all->tensors())
     if (!names.insert(tensor.name).second)
-      throw Error(ErrorKind::kCorrupt, cat(path.string(), ": two parts have the tensor ", quoted(tensor.name)));
+      throw Error(ErrorKind::kCorrupt, cat(path.string(), ": two parts have the tensor ", quote(tensor.name)));
   if (split.tensors != 0 && split.tensors != all->tensors().size())
     throw Error(ErrorKind::kCorrupt,
                 cat(path.string(), ": the parts have ", all->tensors().size(), " tensors together, ", split.tensors,

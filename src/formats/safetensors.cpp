@@ -64,7 +64,7 @@ class HeaderSax final : public nlohmann::json_sax<Json> {
     } else if (depth_ == 2 && field_ == Field::kDType) {
       entries.back().dtype = std::move(text);
     } else {
-      return other(cat("the string ", quoted(text)));
+      return other(cat("the string ", quote(text)));
     }
     return true;
   }
@@ -91,11 +91,11 @@ class HeaderSax final : public nlohmann::json_sax<Json> {
 
   bool key(std::string& text) override {
     if (depth_ == 1) {
-      if (!names_.insert(text).second) corrupt(cat("the header names ", quoted(text), " twice"));
+      if (!names_.insert(text).second) corrupt(cat("the header names ", quote(text), " twice"));
       name_ = text;
       in_metadata_ = text == "__metadata__";
     } else if (depth_ == 2 && in_metadata_) {
-      if (metadata.contains(text)) corrupt(cat("__metadata__ has the key ", quoted(text), " twice"));
+      if (metadata.contains(text)) corrupt(cat("__metadata__ has the key ", quote(text), " twice"));
       metadata_key_ = text;
     } else if (depth_ == 2) {
       // Other fields are skipped, as the reference implementation does.
@@ -104,7 +104,7 @@ class HeaderSax final : public nlohmann::json_sax<Json> {
                : text == "data_offsets" ? Field::kOffsets
                                         : Field::kOther;
       bool& seen = field_seen_[static_cast<size_t>(field_)];
-      if (seen && field_ != Field::kOther) corrupt(cat(quoted(name_), " has the field ", quoted(text), " twice"));
+      if (seen && field_ != Field::kOther) corrupt(cat(quote(name_), " has the field ", quote(text), " twice"));
       seen = true;
     }
     return true;
@@ -135,10 +135,10 @@ class HeaderSax final : public nlohmann::json_sax<Json> {
     if (skipping()) return true;
     if (depth_ == 0) corrupt(cat("the header should be a JSON object, found ", found));
     if (in_metadata_ && depth_ == 2) corrupt(cat("__metadata__ should hold strings only, found ", found));
-    if (depth_ == 1) corrupt(cat(quoted(name_), " should be described by a JSON object, found ", found));
+    if (depth_ == 1) corrupt(cat(quote(name_), " should be described by a JSON object, found ", found));
     static constexpr const char* kFields[] = {"'dtype' should be a string", "'shape' should be a list of sizes",
                                               "'data_offsets' should be a list of two offsets", ""};
-    corrupt(cat(quoted(name_), ": ", kFields[static_cast<size_t>(field_)], ", found ", found));
+    corrupt(cat(quote(name_), ": ", kFields[static_cast<size_t>(field_)], ", found ", found));
   }
 
   size_t depth_ = 0;  // open objects and arrays: 1 the header, 2 an entry, 3 a list within it
@@ -155,7 +155,7 @@ SafeTensor make_tensor(const Entry& entry, std::span<const std::byte> data, size
   if (!entry.dtype || !entry.shape || !entry.offsets)
     corrupt(cat("no ", !entry.dtype ? "dtype" : !entry.shape ? "shape" : "data_offsets", " is given"));
   const std::optional<DType> dtype = find_dtype(*entry.dtype);
-  if (!dtype) throw Error(ErrorKind::kUnsupported, cat("element type ", quoted(*entry.dtype), " is not supported"));
+  if (!dtype) throw Error(ErrorKind::kUnsupported, cat("element type ", quote(*entry.dtype), " is not supported"));
   if (entry.offsets->size() != 2) corrupt(cat("data_offsets has ", entry.offsets->size(), " numbers and not 2"));
   const size_t begin = (*entry.offsets)[0], end = (*entry.offsets)[1];
   if (begin > end) corrupt(cat("its data ends (", end, ") before it begins (", begin, ")"));
@@ -175,7 +175,7 @@ void check_tiling(const std::vector<SafeTensor>& tensors, std::span<const std::b
   for (const SafeTensor& tensor : tensors) {
     const std::byte* begin = tensor.view.bytes.data();
     if (begin != expected)
-      corrupt(cat("tensor ", quoted(tensor.name), ": its data begins at file offset ",
+      corrupt(cat("tensor ", quote(tensor.name), ": its data begins at file offset ",
                   data_start + static_cast<size_t>(begin - data.data()), ", the tensor before it ends at ",
                   data_start + static_cast<size_t>(expected - data.data())));
     expected = begin + tensor.view.bytes.size();
@@ -213,7 +213,7 @@ SafeTensorsFile SafeTensorsFile::parse(std::span<const std::byte> bytes, std::sh
   file.metadata = std::move(sax.metadata);
   file.tensors.reserve(sax.entries.size());
   for (const Entry& entry : sax.entries)
-    file.tensors.push_back(with_context([&] { return cat("tensor ", quoted(entry.name)); },
+    file.tensors.push_back(with_context([&] { return cat("tensor ", quote(entry.name)); },
                                         [&] { return make_tensor(entry, data, data_start, owner); }));
   // Empty tensors share their offset with the next one and come first.
   std::stable_sort(file.tensors.begin(), file.tensors.end(), [](const SafeTensor& a, const SafeTensor& b) {

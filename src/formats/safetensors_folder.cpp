@@ -18,7 +18,7 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 void check_shard_name(const std::string& shard) {
   const bool plain = shard.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos && !shard.starts_with('.');
   if (!plain || !shard.ends_with(".safetensors"))
-    throw Error(ErrorKind::kCorrupt, cat("shard ", quoted(shard), " is not the plain name of a .safetensors file"));
+    throw Error(ErrorKind::kCorrupt, cat("shard ", quote(shard), " is not the plain name of a .safetensors file"));
 }
 
 std::map<std::string, std::vector<std::string>> names_by_shard(const fs::path& index_path) {
@@ -32,7 +32,7 @@ std::map<std::string, std::vector<std::string>> names_by_shard(const fs::path& i
                         std::map<std::string, std::vector<std::string>> names;
                         for (const auto& [name, shard] : weight_map.items()) {
                           if (!shard.is_string())
-                            throw Error(ErrorKind::kCorrupt, cat("the shard of ", quoted(name), " should be a string"));
+                            throw Error(ErrorKind::kCorrupt, cat("the shard of ", quote(name), " should be a string"));
                           names[shard.get<std::string>()].push_back(name);
                         }
                         for (const auto& [shard, unused] : names) check_shard_name(shard);
@@ -62,7 +62,7 @@ std::vector<SafeTensor> open_sharded(const fs::path& folder) {
     }
     if (found != names.size()) {
       const auto missing = static_cast<size_t>(std::find(seen.begin(), seen.end(), false) - seen.begin());
-      throw Error(ErrorKind::kCorrupt, cat(path.string(), ": tensor ", quoted(names[missing]), " is missing, though ",
+      throw Error(ErrorKind::kCorrupt, cat(path.string(), ": tensor ", quote(names[missing]), " is missing, though ",
                                            kIndex, " says that it is here; download both files again"));
     }
   }

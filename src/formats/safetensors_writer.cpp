@@ -25,9 +25,9 @@ void check_slots(const std::vector<SafeTensorSlot>& slots) {
   std::set<std::string_view> names{"__metadata__"};
   for (const SafeTensorSlot& slot : slots) {
     if (!names.insert(slot.name).second)
-      throw Error(ErrorKind::kUsage, cat("two tensors of one file would be called ", quoted(slot.name)));
+      throw Error(ErrorKind::kUsage, cat("two tensors of one file would be called ", quote(slot.name)));
     if (is_block_type(slot.dtype))
-      throw Error(ErrorKind::kUsage, cat(quoted(slot.name), ": safetensors cannot hold ", info(slot.dtype).name));
+      throw Error(ErrorKind::kUsage, cat(quote(slot.name), ": safetensors cannot hold ", info(slot.dtype).name));
   }
 }
 
@@ -69,7 +69,7 @@ SafeTensorsWriter::SafeTensorsWriter(const std::filesystem::path& path, std::vec
 void SafeTensorsWriter::write(size_t slot, size_t offset, std::span<const std::byte> bytes) {
   const size_t size = offsets_.at(slot + 1) - offsets_.at(slot);
   if (offset > size || bytes.size() > size - offset)
-    throw Error(ErrorKind::kUsage, cat("tensor ", quoted(slots_[slot].name), " has ", size, " bytes; asked to write ",
+    throw Error(ErrorKind::kUsage, cat("tensor ", quote(slots_[slot].name), " has ", size, " bytes; asked to write ",
                                        bytes.size(), " at offset ", offset));
   file_.write_at(offsets_[slot] + offset, bytes);
   written_ += bytes.size();
