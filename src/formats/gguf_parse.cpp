@@ -275,19 +275,20 @@ void check_tiling(const std::vector<TensorInfo>& infos, size_t data_start, size_
   std::sort(sorted.begin(), sorted.end(), [](const TensorInfo* a, const TensorInfo* b) {
     return a->offset != b->offset ? a->offset < b->offset : a->bytes < b->bytes;
   });
-  size_t expected = 0, end = 0;  // of the data
+  const size_t available = file_size > data_start ? file_size - data_start : 0;
+  size_t expected = 0, end = 0;  // counted from the start of the data
   for (const TensorInfo* tensor : sorted) {
     if (tensor->offset != expected)
       corrupt(cat("tensor ", quote(tensor->name), ": its data begins at offset ", tensor->offset, " of the data, ",
                   tensor->offset < expected ? "inside another tensor's" : "after a gap", " (expected ", expected, ")"));
-    end = checked_add(tensor->offset, tensor->bytes, "the tensor data");
-    if (checked_add(data_start, end, "the tensor data") > file_size)
-      corrupt(cat("tensor ", quote(tensor->name), ": its data ends at file offset ", data_start + end,
-                  ", the file has ", file_size, " bytes"),
+    if (tensor->bytes > 0 && (tensor->bytes > available || tensor->offset > available - tensor->bytes))
+      corrupt(cat("tensor ", quote(tensor->name), ": its ", tensor->bytes, " bytes at file offset ",
+                  data_start + tensor->offset, " go past the end of the file (", file_size, " bytes)"),
               kTruncated);
+    end = tensor->offset + tensor->bytes;
     expected = round_up(end, alignment);
   }
-  if (file_size > data_start && file_size - data_start > expected)
+  if (available > expected)
     corrupt(cat("the last tensor ends at file offset ", data_start + end, ", the file has ", file_size, " bytes"));
 }
 
