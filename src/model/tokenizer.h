@@ -32,10 +32,17 @@ class Tokenizer {
   virtual std::string kind() const = 0;  // "byte-level BPE", "byte-fallback BPE", "SentencePiece"
 };
 
-// Hugging Face tokenizer.json. Unknown normalizers, pre-tokenizers, decoders: Error(kUnsupported) naming them.
+// Hugging Face tokenizer.json, for BPE models. Unknown models, normalizers, pre-tokenizers, decoders:
+// Error(kUnsupported) naming them. "truncation" and "padding" are the caller's business and not applied.
 std::unique_ptr<Tokenizer> make_tokenizer_from_json(const Json& tokenizer_json);
-// SentencePiece's tokenizer.model (serialized ModelProto).
-std::unique_ptr<Tokenizer> make_tokenizer_from_sentencepiece(std::string_view model_proto);
+
+struct SentencePieceOptions {
+  bool add_bos = true;  // what encode(add_special) adds, if the model has such a piece
+  bool add_eos = false;
+};
+// SentencePiece's tokenizer.model (serialized ModelProto). Control pieces and <unk> written in the text are recognised.
+std::unique_ptr<Tokenizer> make_tokenizer_from_sentencepiece(std::string_view model_proto,
+                                                             const SentencePieceOptions& options = {});
 
 // Decodes a stream of ids into text piece by piece: holds back bytes until they complete a UTF-8 character.
 class StreamDecoder {
