@@ -18,16 +18,22 @@ struct SamplerOptions {
   uint64_t seed = 0;
 };
 
-// Chooses tokens from logits. Deterministic in its seed. Ties go to the lower id.
+// Chooses tokens from logits. Deterministic in its seed. Ties go to the lower id. Order of the filters: repeat penalty,
+// temperature, min-p, top-k, top-p (of what is left).
 class Sampler {
  public:
+  // Throws Error(kUsage) naming an option that is out of range.
   Sampler(const SamplerOptions& options, size_t vocab_size);
   // Tokens that the repeat penalty counts as seen (the prompt).
   void accept(std::span<const TokenId> tokens);
-  // Chooses, and accepts the choice. `logits` is [vocab] and may be changed. Allocates nothing.
+  // Chooses, and accepts the choice. `logits` is [vocab] and may be changed. Allocates nothing. Throws Error(kCorrupt)
+  // when no logit is finite.
   TokenId sample(std::span<float> logits);
 
  private:
+  TokenId best(std::span<const float> logits) const;
+  TokenId draw(std::span<float> logits);
+
   SamplerOptions options_;
   Random random_;
   std::vector<bool> seen_;
