@@ -29,13 +29,16 @@ class GgufModelTensor final : public StoredTensor {
   }
 
   void read_rows(size_t begin, size_t end, float* out) const override {
-    for_file_rows(begin, end, [&](size_t first, size_t count, size_t done) {
-      float* to = out + done * cols();
+    // Adjacent rows of the file at a time; interleaved rows have no neighbours.
+    const size_t step = spec_ || head_rows_ == 0 ? slice_rows(cols()) : 1;
+    for (size_t first = begin; first < end; first += step) {
+      const size_t last = std::min(end, first + step);
+      float* to = out + (first - begin) * cols();
       if (spec_)
-        dequantize(import_rows(count, {row(first), count * row_bytes_}), matrix(to, count, cols()));
+        dequantize(read_codes(first, last), matrix(to, last - first, cols()));
       else
-        floats_from_bytes(dtype_, row(first), count * cols(), to, name_);
-    });
+        floats_from_bytes(dtype_, row(file_row(first)), (last - first) * cols(), to, name_);
+    }
   }
 
   QuantizedMatrix read_codes(size_t begin, size_t end) const override {
@@ -74,13 +77,6 @@ class GgufModelTensor final : public StoredTensor {
     return r - within + 2 * (within % half) + within / half;
   }
 
-  // Calls body(first file row, rows, rows done before) for runs of rows that are adjacent in the file.
-  template <class Body>
-  void for_file_rows(size_t begin, size_t end, const Body& body) const {
-    const size_t step = head_rows_ == 0 ? slice_rows(cols()) : 1;
-    for (size_t r = begin; r < end; r += step) body(file_row(r), std::min(step, end - r), r - begin);
-  }
-
   TensorView view_;
   size_t head_rows_;
   size_t row_bytes_ = 0;
@@ -105,22 +101,7 @@ class GgufSource final : public Source {
     const auto names = side_files();
     if (std::find(names.begin(), names.end(), name) == names.end())
       throw Error(ErrorKind::kUsage, cat(path_.string(), ": there is no side file ", name));
-    return with_context([&] { return path_.string(); },
-                        [&] {
-                          if (name == "generation_config.json") {
-                            OrderedJson generation = {{"_from_model_config", true}};
-                            for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
-                              if (config_.contains(key)) generation[key] = config_[key];
-                            return generation.dump(2) + "\n";
-                          }
-                          // The vocabulary takes a while to translate and is asked for file by file.
-                          const std::lock_guard lock(mutex_);
-                          if (!tokenizer_) tokenizer_ = tokenizer_from_gguf(*gguf_);
-                          if (name == "chat_template.jinja") return tokenizer_->chat_template.value_or("");
-                          const Json& json =
-                              name == "tokenizer.json" ? tokenizer_->tokenizer : tokenizer_->tokenizer_config;
-                          return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-                        });
+    return with_context([&] { return path_.string(); }, [&] { return make_side_file(name); });
   }
 
   std::string kind() const override { return cat("gguf v", gguf_->version()); }
@@ -149,6 +130,21 @@ class GgufSource final : public Source {
                                                            tensor.view, head_rows));
     }
     index_tensors();
+  }
+
+  std::string make_side_file(std::string_view name) const {
+    if (name == "generation_config.json") {
+      OrderedJson generation = {{"_from_model_config", true}};
+      for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
+        if (config_.contains(key)) generation[key] = config_[key];
+      return generation.dump(2) + "\n";
+    }
+    // The vocabulary takes a while to translate and is asked for file by file.
+    const std::lock_guard lock(mutex_);
+    if (!tokenizer_) tokenizer_ = tokenizer_from_gguf(*gguf_);
+    if (name == "chat_template.jinja") return tokenizer_->chat_template.value_or("");
+    const Json& json = name == "tokenizer.json" ? tokenizer_->tokenizer : tokenizer_->tokenizer_config;
+    return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   }
 
   std::shared_ptr<const Gguf> gguf_;
