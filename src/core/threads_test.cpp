@@ -22,8 +22,8 @@ class Threads : public testing::TestWithParam<size_t> {
 
 TEST_P(Threads, RangesTileTheWork) {
   EXPECT_EQ(thread_count(), GetParam());
-  for (const size_t count : {0, 1, 2, 7, 64, 1000})
-    for (const size_t grain : {0, 1, 3, 64, 5000}) {
+  for (const size_t count : {0u, 1u, 2u, 7u, 64u, 1000u})
+    for (const size_t grain : {0u, 1u, 3u, 64u, 5000u}) {
       std::vector<std::atomic<int>> hits(count);
       parallel_for(count, grain, [&](size_t begin, size_t end) {
         const size_t step = std::max<size_t>(grain, 1);
@@ -109,7 +109,7 @@ TEST_P(Threads, CallersMayBeThreadsThemselves) {
 INSTANTIATE_TEST_SUITE_P(Counts, Threads, testing::Values(1, 2, 3, 8));
 
 TEST(ThreadPool, ResizesBetweenRegions) {
-  for (const size_t count : {3, 1, 8, 2, 5}) {
+  for (const size_t count : {3u, 1u, 8u, 2u, 5u}) {
     set_thread_count(count);
     EXPECT_EQ(thread_count(), count);
     std::atomic<size_t> total{0};
