@@ -131,6 +131,17 @@ bool matches(std::string_view pattern, std::string_view module) {
   return Regex(pattern.substr(3)).matches_prefix(module);
 }
 
+void check_patterns(const std::vector<std::string>& targets) {
+  for (const std::string& target : targets) {
+    if (!is_pattern(target)) continue;
+    try {
+      const Regex compiled(target.substr(3));
+    } catch (const Error& error) {
+      corrupt(cat("\"", target, "\": ", error.what()));
+    }
+  }
+}
+
 OrderedJson to_json(const QuantSpec& spec) {
   OrderedJson json;
   json["num_bits"] = spec.bits;
@@ -201,11 +212,8 @@ CompressedConfig parse_compressed_config(const Json& json) {
               with_context([&, &key = name] { return cat("config_groups.", key); },
                            [&, &value = group] { return parse_group(value, format, config.nibble_method); }));
         config.ignore = strings(json, "ignore");
-        for (const std::string& target : config.ignore)
-          if (is_pattern(target)) matches(target, "");  // throws when it does not compile
-        for (const CompressedGroup& group : config.groups)
-          for (const std::string& target : group.targets)
-            if (is_pattern(target)) matches(target, "");
+        check_patterns(config.ignore);
+        for (const CompressedGroup& group : config.groups) check_patterns(group.targets);
         return config;
       });
 }

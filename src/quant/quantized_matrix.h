@@ -12,8 +12,7 @@ namespace nibble {
 // code per byte, no file layout, no kernel layout. It may be a slice of rows of a larger matrix.
 //
 //   w[r][c] = scale * (grid(code) - zero)    mins empty
-//   w[r][c] = scale * grid(code) + min       mins present (Q4_1, K-quants, HQQ's real-valued zeros: min = -scale *
-//   zero)
+//   w[r][c] = scale * grid(code) + min       mins present (Q4_1, K-quants, real-valued zeros: min = -scale * zero)
 //
 // with scale, zero and min of row r and the group of column c; zero = 2^(bits-1) where an integer grid has neither
 // zeros nor mins, 0 for table grids. Computed in float in exactly this order. With spec.per_tensor, scales/zeros/mins
@@ -21,13 +20,13 @@ namespace nibble {
 // value_map() below knows.
 struct QuantizedMatrix {
   QuantSpec spec;
-  size_t rows = 0;                 // output features
-  size_t cols = 0;                 // input features
-  std::vector<uint8_t> codes;      // [rows, cols], in [0, 2^bits)
-  std::vector<float> scales;       // [rows, groups], values of spec.scale_dtype
-  std::vector<uint8_t> zeros;      // [rows, groups], in [0, 2^bits); empty when symmetric or when mins are present
-  std::vector<float> mins;         // [rows, groups] or empty
-  std::vector<uint32_t> group_of;  // [cols], each < groups; empty: group = column / group size
+  size_t rows = 0;                   // output features
+  size_t cols = 0;                   // input features
+  std::vector<uint8_t> codes{};      // [rows, cols], in [0, 2^bits)
+  std::vector<float> scales{};       // [rows, groups], values of spec.scale_dtype
+  std::vector<uint8_t> zeros{};      // [rows, groups], in [0, 2^bits); empty when symmetric or when mins are present
+  std::vector<float> mins{};         // [rows, groups] or empty
+  std::vector<uint32_t> group_of{};  // [cols], each < groups; empty: group = column / group size
 
   size_t groups() const { return spec.groups(cols); }
 };
