@@ -40,7 +40,7 @@ void flag(const char* name, const Body& body) {
 QuantizeRequest request_of(const Options& o) {
   QuantizeRequest request;
   if (!o.recipe.empty()) apply_recipe_file(o.recipe, request);
-  if (!o.quant.empty()) flag("--quant", [&] { apply_torchchat(std::string_view(o.quant), request); });
+  if (!o.quant.empty()) flag("--quant", [&] { apply_torchchat(o.quant, request); });
   if (!o.scheme.empty()) request.scheme = o.scheme;
   if (o.bits) request.change.bits = o.bits;
   if (!o.group_size.empty()) flag("--group-size", [&] { request.change.group = parse_group(o.group_size); });

@@ -76,9 +76,9 @@ const std::map<std::string, Apply, std::less<>>& keys() {
       {"quant",
        [](const Json& v, QuantizeRequest& r) {
          if (v.is_string())
-           apply_torchchat(std::string_view(v.get_ref<const std::string&>()), r);
+           apply_torchchat(v.get<std::string>(), r);
          else
-           apply_torchchat(v, r);
+           apply_torchchat_json(v, r);
        }},
       {"dtype", [](const Json& v, QuantizeRequest& r) { r.dtype = parse_float_dtype(text_of(v)); }},
       {"no-fallback", [](const Json& v, QuantizeRequest& r) { r.allow_fallback = !flag_of(v); }},

@@ -118,10 +118,10 @@ void apply_torchchat(std::string_view text, QuantizeRequest& request) {
   } catch (const Error& error) {
     throw Error(ErrorKind::kUsage, error.what());  // it was typed, not read from a model
   }
-  apply_torchchat(dictionary, request);
+  apply_torchchat_json(dictionary, request);
 }
 
-void apply_torchchat(const Json& dictionary, QuantizeRequest& request) {
+void apply_torchchat_json(const Json& dictionary, QuantizeRequest& request) {
   if (!dictionary.is_object())
     throw Error(ErrorKind::kUsage, cat("a quantization dictionary is {\"linear:int4\": {\"groupsize\": 32}}, found ",
                                        dictionary.type_name()));
