@@ -15,20 +15,20 @@ namespace {
 struct Unicode final : Normalizer {
   utf8proc_option_t options;
   explicit Unicode(int flags) : options(static_cast<utf8proc_option_t>(flags | UTF8PROC_STABLE)) {}
-  size_t apply(std::string& text) const override {
-    if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return 0;
+  bool apply(std::string& text) const override {
+    if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return true;
     utf8proc_uint8_t* mapped = nullptr;
     const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                                                static_cast<utf8proc_ssize_t>(text.size()), &mapped, options);
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
     if (size < 0) throw Error(ErrorKind::kUnsupported, cat("Unicode normalization failed: ", utf8proc_errmsg(size)));
     text.assign(reinterpret_cast<const char*>(mapped), static_cast<size_t>(size));
-    return 0;
+    return true;
   }
 };
 
 struct Lowercase final : Normalizer {
-  size_t apply(std::string& text) const override {
+  bool apply(std::string& text) const override {
     std::string out;
     out.reserve(text.size());
     for (size_t at = 0; at < text.size();) {
@@ -39,14 +39,14 @@ struct Lowercase final : Normalizer {
         append_char(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
     }
     text = std::move(out);
-    return 0;
+    return true;
   }
 };
 
 struct StripSpace final : Normalizer {
   bool left, right;
   StripSpace(bool l, bool r) : left(l), right(r) {}
-  size_t apply(std::string& text) const override {
+  bool apply(std::string& text) const override {
     size_t begin = 0;
     size_t end = text.size();
     while (left && begin < end) {
@@ -62,43 +62,53 @@ struct StripSpace final : Normalizer {
       end = last;
     }
     text = text.substr(begin, end - begin);
-    return begin;
+    return begin == 0;
   }
 };
 
 struct StripAccents final : Normalizer {
-  size_t apply(std::string& text) const override {
+  bool apply(std::string& text) const override {
     std::string out;
-    for (size_t at = 0; at < text.size();)
-      if (const char32_t c = next_char(text, at); !is_mark(c)) append_char(out, c);
+    bool front = true;
+    for (size_t at = 0; at < text.size();) {
+      const char32_t c = next_char(text, at);
+      if (!is_mark(c))
+        append_char(out, c);
+      else
+        front = front && !out.empty();
+    }
     text = std::move(out);
-    return 0;
+    return front;
   }
 };
 
 // The clean-up of Google's NMT models: control characters go, unusual spaces become plain ones.
 struct Nmt final : Normalizer {
-  size_t apply(std::string& text) const override {
+  bool apply(std::string& text) const override {
     std::string out;
+    bool front = true;
     for (size_t at = 0; at < text.size();) {
       const char32_t c = next_char(text, at);
       const bool dropped =
           (c >= 1 && c <= 8) || c == 0x0b || (c >= 0x0e && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
       const bool space = c == 9 || c == 0x0a || c == 0x0c || c == 0x0d || c == 0x1680 || (c >= 0x200b && c <= 0x200f) ||
                          c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
-      if (!dropped) append_char(out, space ? U' ' : c);
+      if (!dropped)
+        append_char(out, space ? U' ' : c);
+      else
+        front = front && !out.empty();
     }
     text = std::move(out);
-    return 0;
+    return front;
   }
 };
 
 struct Prepend final : Normalizer {
   std::string prefix;
   explicit Prepend(std::string p) : prefix(std::move(p)) {}
-  size_t apply(std::string& text) const override {
+  bool apply(std::string& text) const override {
     if (!text.empty()) text.insert(0, prefix);
-    return 0;
+    return true;
   }
 };
 
@@ -106,36 +116,38 @@ struct Replace final : Normalizer {
   TokenPattern pattern;
   std::string content;
   Replace(TokenPattern p, std::string c) : pattern(std::move(p)), content(std::move(c)) {}
-  size_t apply(std::string& text) const override {
-    if (text.empty()) return 0;
+  bool apply(std::string& text) const override {
+    if (text.empty()) return true;
     std::string out;
     out.reserve(text.size());
     size_t done = 0;
+    bool front = true;
     pattern.for_each(text, [&](size_t begin, size_t end) {
+      if (begin == 0) front = end == 0 || (!content.empty() && end == char_length(text[0]));
       out.append(text, done, begin - done).append(content);
       done = end;
     });
     out.append(text, done);
     text = std::move(out);
-    return 0;
+    return front;
   }
 };
 
 struct ByteLevel final : Normalizer {
-  size_t apply(std::string& text) const override {
+  bool apply(std::string& text) const override {
     std::string out;
     append_byte_level(out, text);
     text = std::move(out);
-    return 0;
+    return true;
   }
 };
 
 struct Sequence final : Normalizer {
   std::vector<std::unique_ptr<Normalizer>> steps;
-  size_t apply(std::string& text) const override {
-    size_t removed = 0;
-    for (const auto& step : steps) removed += step->apply(text);
-    return removed;
+  bool apply(std::string& text) const override {
+    bool front = true;
+    for (const auto& step : steps) front = step->apply(text) && front;
+    return front;
   }
 };
 

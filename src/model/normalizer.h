@@ -11,8 +11,9 @@ namespace nibble {
 class Normalizer {
  public:
   virtual ~Normalizer() = default;
-  // Valid UTF-8 in and out. Returns the bytes that were taken away at the front: where in the text the result begins.
-  virtual size_t apply(std::string& text) const = 0;
+  // Valid UTF-8 in and out. Does the result still begin where the text began? Not if characters at the front were
+  // dropped or several were replaced at once.
+  virtual bool apply(std::string& text) const = 0;
 };
 
 // Throws Error(kUnsupported) naming an unknown type, Error(kCorrupt) naming a wrong field.

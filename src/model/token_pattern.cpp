@@ -1,5 +1,8 @@
 #include "model/token_pattern.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "model/token_text.h"
 
 namespace nibble {
@@ -154,18 +157,24 @@ class Translator {
     at_ += 2;
   }
 
+  // A class; what it takes from \S and \W, which a PCRE2 class cannot hold by our definition, stands beside it.
   void bracket() {
-    copy(1);
-    if (peek() == '^') copy(1);
+    const size_t start = out_.size();
+    ++at_;
+    const bool negated = peek() == '^';
+    if (negated) ++at_;
+    std::vector<std::string_view> complements;
     bool first = true;
-    while (at_ < in_.size() && (first || peek() != ']')) {
-      first = false;
+    for (; at_ < in_.size() && (first || peek() != ']'); first = false) {
       if (peek() == '[') {
         const size_t close = in_.find(":]", at_);
         if (peek(1) != ':' || close == std::string_view::npos) refuse(in_, "a class inside a class");
         copy(close + 2 - at_);
       } else if (peek() == '&' && peek(1) == '&') {
         refuse(in_, "&& in a class");
+      } else if (peek() == '\\' && (peek(1) == 'S' || peek(1) == 'W')) {
+        complements.push_back(peek(1) == 'S' ? kSpace : kWord);
+        at_ += 2;
       } else if (peek() == '\\') {
         class_escape();
       } else {
@@ -173,7 +182,22 @@ class Translator {
       }
     }
     if (at_ >= in_.size()) refuse(in_, "a class that is not closed");
-    copy(1);
+    ++at_;
+    const std::string body = out_.substr(start);
+    out_.resize(start);
+    if (complements.empty()) {
+      out_ += cat(negated ? "[^" : "[", body, "]");
+    } else if (negated) {  // in every complement's class, and not in the body
+      out_ += "(?:";
+      if (!body.empty()) out_ += cat("(?![", body, "])");
+      for (size_t i = 1; i < complements.size(); ++i) out_ += cat("(?=[", complements[i], "])");
+      out_ += cat("[", complements[0], "])");
+    } else {
+      out_ += "(?:";
+      if (!body.empty()) out_ += cat("[", body, "]|");
+      for (size_t i = 0; i < complements.size(); ++i) out_ += cat(i == 0 ? "[^" : "|[^", complements[i], "]");
+      out_ += ")";
+    }
   }
 
   void class_escape() {
@@ -184,7 +208,7 @@ class Translator {
     } else if (kind == 'v') {
       out_ += "\\x0b";
       at_ += 2;
-    } else if (kind == 'S' || kind == 'W' || kind == 'h' || kind == 'H' || kind == 'R' || kind == 'X') {
+    } else if (kind == 'h' || kind == 'H' || kind == 'R' || kind == 'X') {
       refuse(in_, cat("\\", kind, " in a class"));
     } else if (kind == 'p' || kind == 'P' || kind == 'x') {
       braced();

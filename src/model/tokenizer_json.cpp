@@ -72,6 +72,8 @@ class JsonTokenizer final : public Tokenizer {
   PostProcessor post_processor_;
   std::map<TokenId, AddedToken> added_;
   std::map<std::string, TokenId, std::less<>> added_ids_;
+  std::map<TokenId, std::string>
+      spelled_;  // added tokens that normalization changes: how they are looked for and decoded
   AddedTokenMatcher raw_matcher_;
   AddedTokenMatcher normalized_matcher_;
   size_t size_ = 0;
@@ -153,6 +155,7 @@ void JsonTokenizer::read_added_tokens(const Json& list) {
     }
     AddedToken pattern = token;
     if (normalizer_) normalizer_->apply(pattern.content);
+    if (pattern.content != token.content) spelled_[id] = pattern.content;
     normalized_matcher_.add(pattern);
   }
 }
@@ -188,7 +191,7 @@ std::vector<TokenId> JsonTokenizer::encode(std::string_view text, bool add_speci
     bool at_start = raw.begin == 0;
     if (normalizer_) {
       normalized = segment;
-      at_start = normalizer_->apply(normalized) == 0 && at_start;
+      at_start = normalizer_->apply(normalized) && at_start;
       segment = normalized;
     }
     normalized_matcher_.split(segment, parts);
@@ -221,7 +224,9 @@ std::string JsonTokenizer::decode(std::span<const TokenId> ids, bool skip_specia
   tokens.reserve(ids.size());
   for (const TokenId id : ids) {
     if (const AddedToken* added = find_added(id)) {
-      if (!skip_special || !added->special) tokens.push_back(added->content);
+      if (skip_special && added->special) continue;
+      const auto spelled = spelled_.find(id);
+      tokens.push_back(spelled == spelled_.end() ? added->content : spelled->second);
     } else if (vocab_.has(id)) {
       tokens.emplace_back(vocab_.token(id));
     } else {
