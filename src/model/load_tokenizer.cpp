@@ -53,4 +53,15 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model) {
               cat(model.string(), ": is not a model folder, a .gguf, a tokenizer.json or a tokenizer.model"));
 }
 
+std::unique_ptr<Tokenizer> find_tokenizer(const fs::path& model) {
+  std::error_code ignored;
+  if (fs::is_directory(model, ignored)) {
+    if (!fs::exists(model / "tokenizer.json", ignored) && !fs::exists(model / "tokenizer.model", ignored))
+      return nullptr;
+  } else if (model.extension() == ".gguf" && !Gguf::open(model)->find("tokenizer.ggml.model")) {
+    return nullptr;
+  }
+  return load_tokenizer(model);
+}
+
 }  // namespace nibble

@@ -10,5 +10,7 @@ namespace nibble {
 // be missing), or one of those two files itself. Throws Error(kUsage) when there is none; errors start with the file's
 // name.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model);
+// The same for a model that may do without: null when it has none.
+std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& model);
 
 }  // namespace nibble

@@ -12,7 +12,7 @@ std::optional<QuantizeRequest> quantization(const ModelChoices& choices) {
   if (choices.scheme.empty() && choices.quant.empty()) return std::nullopt;
   QuantizeRequest request;
   if (!choices.scheme.empty()) request.scheme = choices.scheme;
-  if (!choices.quant.empty()) apply_torchchat(choices.quant, request);
+  if (!choices.quant.empty()) apply_torchchat(std::string_view(choices.quant), request);
   if (choices.dtype) request.dtype = choices.dtype;
   return request;
 }
