@@ -21,8 +21,8 @@ struct CompressedGroup {
 
 struct CompressedConfig {
   bool nibble_method = false;  // quant_method "nibble" instead of "compressed-tensors"
-  std::vector<CompressedGroup> groups;
-  std::vector<std::string> ignore;  // like targets; these modules are not quantized
+  std::vector<CompressedGroup> groups{};
+  std::vector<std::string> ignore{};  // like targets; these modules are not quantized
 
   // The group of a module, null when it is not quantized. `class_name`: "Linear" or "Embedding". Precedence as in
   // compressed-tensors: exact names, then patterns, then classes; `ignore` beats all. Patterns are compiled on each
