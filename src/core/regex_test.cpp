@@ -74,7 +74,7 @@ TEST(Regex, OnePatternInManyThreads) {
   const Regex regex(R"(\d+)");
   std::vector<size_t> lengths(1000);
   parallel_for(lengths.size(), 1, [&](size_t begin, size_t) {
-    const auto match = regex.find("x" + std::string(begin % 50 + 1, '7') + "y");
+    const auto match = regex.find(cat("x", std::string(begin % 50 + 1, '7'), "y"));
     lengths[begin] = match ? match->end - match->begin : 0;
   });
   for (size_t i = 0; i < lengths.size(); ++i) ASSERT_EQ(lengths[i], i % 50 + 1);
