@@ -21,6 +21,10 @@ void install_interrupt_handler() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
+void forget_interrupt() {
+  if (stop_requested.exchange(false)) install_interrupt_handler();
+}
+
 bool interrupted() noexcept { return stop_requested; }
 
 void check_interrupted() {

@@ -362,7 +362,7 @@ SNIPPETS = {
     "loop_neighbours": ("{% for m in l %}{% if loop.previtem is defined and loop.previtem == m %}same{% endif %}{% if not loop.last and loop.nextitem != m %}change{% endif %}|{% endfor %}", {"l": [1, 1, 2]}),
     "loop_filter": ("{% for x in range(10) if x is odd %}{{ loop.index }}:{{ x }}/{{ loop.length }} {% else %}none{% endfor %}{% for x in [] %}{% else %}empty{% endfor %}{% for x in [1] if x > 1 %}{% else %}empty{% endfor %}", {}),
     "loop_control": ("{% for x in range(9) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}", {}),
-    "loop_unpack": ("{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}{% for a, (b) in [(1, 2)] %}{{ a }}{{ b }}{% endfor %}{% for k in d %}{{ k }}{% endfor %}{% for x in 1, 2 %}{{ x }}{% endfor %}", {"d": {"a": 1, "b": 2}}),
+    "loop_unpack": ("{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}{% for (a, b) in [(1, 2)] %}{{ a }}{{ b }}{% endfor %}{% for k in d %}{{ k }}{% endfor %}{% for x in 1, 2 %}{{ x }}{% endfor %}", {"d": {"a": 1, "b": 2}}),
     "nested_loops": ("{% for a in [1, 2] %}{% set outer = loop %}{% for b in [3, 4] %}{{ outer.index }}{{ loop.index }}{{ loop.depth }}{{ a }}{{ b }} {% endfor %}{% endfor %}", {}),
     "scoping": ("{% set x = 1 %}{% for i in [1, 2] %}{{ x }}{% set x = x + 10 %}{{ x }} {% endfor %}{{ x }}{% if true %}{% set x = 5 %}{% endif %}{{ x }}", {}),
     "loop_variable_hidden": ("{% set i = 'o' %}{% for i in [1] %}{{ i }}{% endfor %}{{ i }}{{ loop is defined }}", {}),
