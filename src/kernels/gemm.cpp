@@ -11,12 +11,14 @@
 namespace nibble::kernels {
 namespace {
 
-// A panel of 32 rows x 256 columns is 32 KiB: the weights stay in L1 or L2 while every token passes by. Fixed for all
-// tables: it decides where a sum over the depth is split.
-constexpr size_t kDepth = 256;
+// Columns of a panel: one of 48 rows is 72 KiB and stays in L2 while every token passes by. The same for all tables: it
+// decides where a sum over the depth is split.
+constexpr size_t kDepth = 384;
 // Panels that a range of rows holds at once, so that a tile of x read into L1 meets several of them.
 constexpr size_t kPanels = 2;
-// Rows of the dequantized block are this far apart, so that its columns do not all fall into the same cache sets.
+// Rows dequantized before they are transposed into the panel: few enough that they are still in L1.
+constexpr size_t kBlockRows = 16;
+// Rows of that block are this far apart, so that its columns do not all fall into the same cache sets.
 constexpr size_t kBlockStride = kDepth + 16;
 
 // Floats of one thread, kept from call to call, aligned to a cache line.
@@ -34,8 +36,8 @@ class RowRange {
   RowRange(const Table& table, const RowLoader& weights, size_t first, size_t rows)
       : table_(table), weights_(weights), first_(first), rows_(rows) {
     const size_t tile_rows = table.tile_rows;
-    block_ = scratch(tile_rows * kBlockStride + kPanels * kDepth * tile_rows + table.tile_tokens * tile_rows);
-    panels_ = block_ + tile_rows * kBlockStride;
+    block_ = scratch(kBlockRows * kBlockStride + kPanels * kDepth * tile_rows + table.tile_tokens * tile_rows);
+    panels_ = block_ + kBlockRows * kBlockStride;
     edge_ = panels_ + kPanels * kDepth * tile_rows;
   }
 
@@ -59,9 +61,12 @@ class RowRange {
     const size_t rows = std::min(tile_rows, rows_ - r);
     float* panel = panels_ + r * kDepth;
     if (rows < tile_rows) std::fill_n(panel, depth * tile_rows, 0.0f);
-    for (size_t i = 0; i < rows; ++i)
-      weights_.load(weights_.self, first_ + r + i, begin, depth, block_ + i * kBlockStride);
-    table_.transpose(block_, kBlockStride, rows, depth, panel, tile_rows);
+    for (size_t i = 0; i < rows; i += kBlockRows) {
+      const size_t count = std::min(kBlockRows, rows - i);
+      for (size_t k = 0; k < count; ++k)
+        weights_.load(weights_.self, first_ + r + i + k, begin, depth, block_ + k * kBlockStride);
+      table_.transpose(block_, kBlockStride, count, depth, panel + i, tile_rows);
+    }
   }
 
   // A tile that hangs over the last row goes through `edge_`: the kernel always writes tile_rows columns.
@@ -84,7 +89,7 @@ class RowRange {
   const RowLoader& weights_;
   size_t first_;
   size_t rows_;
-  float* block_;   // [tile_rows, kBlockStride]: dequantized weights as they are stored
+  float* block_;   // [kBlockRows, kBlockStride]: dequantized weights as they are stored
   float* panels_;  // [kPanels, kDepth, tile_rows]
   float* edge_;    // [tile_tokens, tile_rows]
 };

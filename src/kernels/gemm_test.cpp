@@ -62,21 +62,21 @@ TEST_P(Gemm, SampledShapes) {
 }
 
 TEST_P(Gemm, DeeperThanOneBlockAndWiderThanOneRange) {
-  check(table(), 31, 200, 255, 0, true);
-  check(table(), 31, 65, 256, 1, false);
-  check(table(), 17, 129, 257, 0, false);
-  check(table(), 5, 67, 1023, 3, true);
+  check(table(), 31, 200, 383, 0, true);
+  check(table(), 31, 65, 384, 1, false);
+  check(table(), 17, 129, 385, 0, false);
+  check(table(), 5, 67, 1533, 3, true);
 }
 
 TEST_P(Gemm, TheThreadCountChangesNothing) {
-  const Weight w = {301, 700, random_floats(301 * 700, 1)};
-  const std::vector<float> x = random_floats(23 * 700, 2);
+  const Weight w = {301, 900, random_floats(301 * 900, 1)};
+  const std::vector<float> x = random_floats(23 * 900, 2);
   std::vector<float> results[3];
   size_t threads = 1;
   for (std::vector<float>& y : results) {
     y.resize(23 * 301);
     set_thread_count(threads++);
-    gemm(table(), matrix(x.data(), 23, 700), w.loader(), nullptr, matrix(y.data(), 23, 301));
+    gemm(table(), matrix(x.data(), 23, 900), w.loader(), nullptr, matrix(y.data(), 23, 301));
   }
   set_thread_count(0);
   EXPECT_EQ(results[0], results[1]);

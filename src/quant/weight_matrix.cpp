@@ -81,6 +81,20 @@ void multiply_few(const WeightMatrix& w, MatrixView<const float> x, const float*
   parallel_for(w.rows(), grain, [&](size_t begin, size_t end) { path->products(w, x, bias, y, begin, end); });
 }
 
+// A RowLoader for WeightMatrix. gemm reads a stretch of many rows, then their next one: too short a run for the
+// hardware to foresee, so the next stretch is asked for now.
+void load_for_gemm(const void* self, size_t row, size_t begin, size_t count, float* out) noexcept {
+  const auto& w = *static_cast<const WeightMatrix*>(self);
+  if (const DenseMatrix* dense = w.dense(); dense != nullptr && dense->cols - begin > count) {
+    constexpr size_t kLine = 64;
+    const size_t element = info(dense->dtype).block_bytes;
+    const std::byte* next = dense->data + (row * dense->cols + begin + count) * element;
+    const size_t bytes = std::min(count, dense->cols - begin - count) * element;
+    for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(next + i, 0, 2);
+  }
+  w.load_row(row, begin, count, out);
+}
+
 // x after the weight's activation quantizer, in `storage`.
 MatrixView<const float> quantize_activations(const ActivationSpec& spec, MatrixView<const float> x,
                                              std::vector<float>& storage) {
@@ -133,11 +147,7 @@ void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bia
     multiply_few(w, x, bias, y);
     return;
   }
-  const kernels::RowLoader loader = {&w,
-                                     [](const void* self, size_t row, size_t begin, size_t count, float* out) noexcept {
-                                       static_cast<const WeightMatrix*>(self)->load_row(row, begin, count, out);
-                                     }};
-  kernels::gemm(x, loader, bias, y);
+  kernels::gemm(x, {&w, load_for_gemm}, bias, y);
 }
 
 }  // namespace nibble
