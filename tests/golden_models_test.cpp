@@ -154,8 +154,8 @@ TEST_P(GoldenModel, BadRequestsAreRefused) {
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenModel,
                          testing::Values("llama", "llama-tied-bias", "llama3-rope", "mistral-window", "qwen2", "qwen3"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& param) {
+                           std::string name = param.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
