@@ -105,8 +105,10 @@ Bpe Bpe::from_merges(const TokenTable& vocab, const std::vector<Merge>& merges, 
       throw Error(ErrorKind::kCorrupt,
                   cat("merge ", rank, ": '", right, "' is shorter than continuing_subword_prefix"));
     merged.assign(left).append(right.substr(prefix.size()));
+    const uint32_t left_id = id_of(left);
+    const uint32_t right_id = id_of(right);
     // A pair listed twice counts where it stands last, as in the reference library.
-    bpe.set_pair(id_of(left), id_of(right), static_cast<uint32_t>(rank), id_of(merged));
+    bpe.set_pair(left_id, right_id, static_cast<uint32_t>(rank), id_of(merged));
     bpe.add_seams(merged);
   }
   return bpe;

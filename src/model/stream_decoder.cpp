@@ -1,34 +1,29 @@
-#include <algorithm>
-
 #include "model/tokenizer.h"
 
 namespace nibble {
 namespace {
 
+// What an unfinished character comes out as, but also a character in its own right.
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
-// Bytes of an unfinished character come out as U+FFFD: as one, or as one for each of at most three bytes.
-constexpr size_t kMaxUnfinished = 3;
-// Characters end within four tokens. More than this waiting is garbage, and need not be kept to be decoded again.
+// Characters end within four tokens: when this many wait, they are garbage and need not be decoded again and again.
 constexpr size_t kMaxWaiting = 64;
 
 }  // namespace
 
+// What is waiting adds to the text.
+std::string StreamDecoder::fresh_text() const {
+  const std::string text = tokenizer_.decode(pending_, skip_special_);
+  if (text.starts_with(emitted_)) return text.substr(emitted_.size());
+  // Garbage can spoil what was decoded before it (runs of byte tokens are text as a whole or not at all).
+  return tokenizer_.decode(std::span(pending_).subspan(context_), skip_special_);
+}
+
 std::string StreamDecoder::add(TokenId id) {
   if (skip_special_ && tokenizer_.is_special(id)) return {};
   pending_.push_back(id);
-  const std::string text = tokenizer_.decode(pending_, skip_special_);
-  std::string_view certain = text;
-  if (pending_.size() - context_ < kMaxWaiting)
-    for (size_t i = 0; i < kMaxUnfinished && certain.ends_with(kReplacement); ++i)
-      certain.remove_suffix(kReplacement.size());
-  // An unfinished character may spoil what was decoded before it; then the text only seems to have changed.
-  if (certain.size() < text.size() && !certain.starts_with(emitted_)) return {};
-  std::string fresh(certain.substr(std::min(emitted_.size(), certain.size())));
-  if (certain.size() < text.size()) {
-    emitted_ = certain;
-    return fresh;
-  }
+  std::string fresh = fresh_text();
   if (fresh.empty()) return fresh;
+  if (fresh.ends_with(kReplacement) && pending_.size() - context_ < kMaxWaiting) return {};
   // The tokens just written stay as context: decoders treat the first token of a text differently.
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(context_));
   context_ = pending_.size();
@@ -37,8 +32,7 @@ std::string StreamDecoder::add(TokenId id) {
 }
 
 std::string StreamDecoder::finish() {
-  const std::string text = tokenizer_.decode(pending_, skip_special_);
-  std::string rest = text.size() > emitted_.size() ? text.substr(emitted_.size()) : "";
+  std::string rest = fresh_text();
   pending_.clear();
   emitted_.clear();
   context_ = 0;

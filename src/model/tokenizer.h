@@ -52,6 +52,8 @@ class StreamDecoder {
   std::string finish();         // what was held back
 
  private:
+  std::string fresh_text() const;
+
   const Tokenizer& tokenizer_;
   bool skip_special_;
   std::vector<TokenId> pending_;  // context that was written already, then what is held back
