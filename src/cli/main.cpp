@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "kernels/kernels.h"
 
 namespace nibble::cli {
 
@@ -46,6 +47,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   nibble::install_interrupt_handler();
   try {
+    nibble::kernels::active();  // a NIBBLE_ISA that does not fit is refused before any work, where it can be reported
     const int code = nibble::cli::run(argc, argv);
     std::cout.flush();
     if (std::cout) return code;
