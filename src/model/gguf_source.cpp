@@ -16,7 +16,9 @@ namespace {
 class GgufModelTensor final : public StoredTensor {
  public:
   // `head_rows`: rows of one head when the file has them interleaved, 0 when they are in Hugging Face's order.
-  GgufModelTensor(std::string name, TensorView view, size_t head_rows) : view_(std::move(view)), head_rows_(head_rows) {
+  // `mapped`: the bytes are pages of a file, not of memory that would lose them.
+  GgufModelTensor(std::string name, TensorView view, size_t head_rows, bool mapped)
+      : view_(std::move(view)), head_rows_(head_rows), mapped_(mapped) {
     name_ = std::move(name);
     shape_ = view_.shape;
     bytes_ = view_.bytes.size();
@@ -56,6 +58,7 @@ class GgufModelTensor final : public StoredTensor {
   }
 
   void release(size_t begin, size_t end) const noexcept override {
+    if (!mapped_) return;
     if (head_rows_ != 0) {  // interleaving moves rows within their head only
       begin = begin / head_rows_ * head_rows_;
       end = std::min(rows(), (end + head_rows_ - 1) / head_rows_ * head_rows_);
@@ -79,12 +82,14 @@ class GgufModelTensor final : public StoredTensor {
 
   TensorView view_;
   size_t head_rows_;
+  bool mapped_;
   size_t row_bytes_ = 0;
 };
 
 class GgufSource final : public Source {
  public:
-  GgufSource(std::shared_ptr<const Gguf> gguf, const std::filesystem::path& path) : gguf_(std::move(gguf)) {
+  GgufSource(std::shared_ptr<const Gguf> gguf, const std::filesystem::path& path, bool mapped)
+      : gguf_(std::move(gguf)), mapped_(mapped) {
     path_ = path;
     with_context([&] { return path_.string(); }, [&] { read(); });
   }
@@ -127,7 +132,7 @@ class GgufSource final : public Source {
         throw Error(ErrorKind::kCorrupt,
                     cat("tensor ", tensor.name, " does not consist of heads of ", head_rows, " rows"));
       tensors_.push_back(std::make_unique<GgufModelTensor>(tensor_name(place->rule->hf, place->layer, place->bias),
-                                                           tensor.view, head_rows));
+                                                           tensor.view, head_rows, mapped_));
     }
     index_tensors();
   }
@@ -148,6 +153,7 @@ class GgufSource final : public Source {
   }
 
   std::shared_ptr<const Gguf> gguf_;
+  bool mapped_;
   mutable std::mutex mutex_;
   mutable std::optional<GgufTokenizerFiles> tokenizer_;
 };
@@ -155,11 +161,11 @@ class GgufSource final : public Source {
 }  // namespace
 
 std::unique_ptr<Source> make_gguf_source(std::shared_ptr<const Gguf> gguf, const std::filesystem::path& path) {
-  return std::make_unique<GgufSource>(std::move(gguf), path);
+  return std::make_unique<GgufSource>(std::move(gguf), path, /*mapped=*/false);
 }
 
 std::unique_ptr<Source> open_gguf_source(const std::filesystem::path& file) {
-  return make_gguf_source(Gguf::open(file), file);
+  return std::make_unique<GgufSource>(Gguf::open(file), file, /*mapped=*/true);
 }
 
 }  // namespace nibble

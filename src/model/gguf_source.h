@@ -8,7 +8,7 @@
 namespace nibble {
 
 std::unique_ptr<Source> open_gguf_source(const std::filesystem::path& file);
-// For tests and fuzzing; `path` is what the source calls itself.
+// For tests and fuzzing, of bytes in memory; `path` is what the source calls itself.
 std::unique_ptr<Source> make_gguf_source(std::shared_ptr<const Gguf> gguf, const std::filesystem::path& path);
 
 }  // namespace nibble
