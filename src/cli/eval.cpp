@@ -49,7 +49,8 @@ std::vector<TokenId> parse_ids(const std::string& text) {
 }
 
 void write_logits(const Options& o) {
-  if (o.ids.empty() || o.logits.empty()) throw Error(ErrorKind::kUsage, "--ids and --logits go together: --ids 1,2,3 --logits FILE.safetensors");
+  if (o.ids.empty() || o.logits.empty())
+    throw Error(ErrorKind::kUsage, "--ids and --logits go together: --ids 1,2,3 --logits FILE.safetensors");
   const std::vector<TokenId> ids = parse_ids(o.ids);
   const LoadedModel loaded = load_model(o.model, o.flags.choices(), *o.common.progress("load"));
   const size_t vocab = loaded.model->config().vocab_size;
@@ -72,7 +73,8 @@ std::optional<TokenId> bos_token(const std::string& choice, const LoadedModel& l
   const std::vector<TokenId> with = loaded.tokenizer->encode("a", true), without = loaded.tokenizer->encode("a", false);
   if (!with.empty() && !without.empty() && with.front() != without.front()) return with.front();
   if (choice == "auto") return std::nullopt;
-  if (const auto id = find_size(loaded.source->config(), "bos_token_id")) return checked_cast<TokenId>(*id, "config.json: bos_token_id");
+  if (const auto id = find_size(loaded.source->config(), "bos_token_id"))
+    return checked_cast<TokenId>(*id, "config.json: bos_token_id");
   throw Error(ErrorKind::kUsage, "--bos yes: neither the tokenizer nor config.json names a BOS token");
 }
 
@@ -81,13 +83,15 @@ OrderedJson to_json(const Distribution& d) {
 }
 
 void print(const Evaluation& e, double seconds) {
-  std::cout << "perplexity   " << format_fixed(std::exp(e.nll), 4) << "   (" << e.predictions << " predictions in " << e.window_nll.size() << " windows, "
-            << format_fixed(seconds, 1) << " s)\n";
+  std::cout << "perplexity   " << format_fixed(std::exp(e.nll), 4) << "   (" << e.predictions << " predictions in "
+            << e.window_nll.size() << " windows, " << format_fixed(seconds, 1) << " s)\n";
   if (!e.ref) return;
   const Comparison& c = *e.ref;
-  std::cout << "reference    " << format_fixed(std::exp(c.ref_nll), 4) << "   (ratio " << format_fixed(std::exp(e.nll - c.ref_nll), 4) << ")\n"
-            << "KLD          mean " << format_fixed(c.kld.mean, 5) << "  median " << format_fixed(c.kld.median, 5) << "  p90 " << format_fixed(c.kld.p90, 5)
-            << "  p99 " << format_fixed(c.kld.p99, 4) << "  max " << format_fixed(c.kld.max, 3) << "\n"
+  std::cout << "reference    " << format_fixed(std::exp(c.ref_nll), 4) << "   (ratio "
+            << format_fixed(std::exp(e.nll - c.ref_nll), 4) << ")\n"
+            << "KLD          mean " << format_fixed(c.kld.mean, 5) << "  median " << format_fixed(c.kld.median, 5)
+            << "  p90 " << format_fixed(c.kld.p90, 5) << "  p99 " << format_fixed(c.kld.p99, 4) << "  max "
+            << format_fixed(c.kld.max, 3) << "\n"
             << "same top-1   " << format_fixed(100 * c.top1, 2) << " %\n"
             << "delta p rms  " << format_fixed(100 * c.delta_p_rms, 2) << " %\n";
 }
@@ -97,8 +101,10 @@ void run(const Options& o) {
   if (!o.ids.empty() || !o.logits.empty()) return write_logits(o);
   const std::vector<Gate> gates = parse_gates(o.gates);
   std::vector<std::pair<std::string, std::vector<TaskItem>>> tasks;
-  for (const std::string& file : o.tasks) tasks.emplace_back(std::filesystem::path(file).stem().string(), read_task(file));
-  const std::string text = o.text.empty() ? "" : read_text_file(o.text);
+  for (const std::string& file : o.tasks)
+    tasks.emplace_back(std::filesystem::path(file).stem().string(), read_task(file));
+  // Perplexities are compared between machines, and files differ in their line ends: all read as Python reads them.
+  const std::string text = o.text.empty() ? "" : normalize_newlines(read_text_file(o.text));
 
   const double start = wall_seconds();
   const LoadedModel loaded = load_model(o.model, o.flags.choices(), *o.common.progress("load"));
@@ -117,12 +123,16 @@ void run(const Options& o) {
     } else {
       if (eval.chunks == 0) eval.chunks = 8;
       o.common.note("no --text: sampling it from the model itself");
-      tokens = sample_windows(ref ? *ref->model : *loaded.model, eval.chunks, eval.ctx, o.seed, *o.common.progress("sample"));
+      tokens = sample_windows(ref ? *ref->model : *loaded.model, eval.chunks, eval.ctx, o.seed,
+                              *o.common.progress("sample"));
     }
-    const Evaluation e = evaluate(*loaded.model, ref ? ref->model.get() : nullptr, tokens, eval, *o.common.progress("eval"));
+    const Evaluation e =
+        evaluate(*loaded.model, ref ? ref->model.get() : nullptr, tokens, eval, *o.common.progress("eval"));
     const double seconds = wall_seconds() - start;
-    result = {{"ppl", std::exp(e.nll)}, {"nll", e.nll}, {"window_nll", e.window_nll}, {"tokens", e.predictions}, {"windows", e.window_nll.size()},
-              {"bytes", loaded.totals.bytes}, {"bpw", loaded.totals.bpw()}, {"seconds", seconds}};
+    result = {{"ppl", std::exp(e.nll)},         {"nll", e.nll},
+              {"window_nll", e.window_nll},     {"tokens", e.predictions},
+              {"windows", e.window_nll.size()}, {"bytes", loaded.totals.bytes},
+              {"bpw", loaded.totals.bpw()},     {"seconds", seconds}};
     if (e.ref) {
       result["ref"] = {{"ppl", std::exp(e.ref->ref_nll)}, {"nll", e.ref->ref_nll}};
       result["ppl_ratio"] = std::exp(e.nll - e.ref->ref_nll);
@@ -135,10 +145,11 @@ void run(const Options& o) {
   for (const auto& [name, items] : tasks) {
     loaded.need_tokenizer();
     const TaskResult t = run_task(*loaded.model, *loaded.tokenizer, name, items, o.eval.ctx, *o.common.progress(name));
-    result["tasks"].push_back({{"name", t.name}, {"acc", t.acc}, {"acc_norm", t.acc_norm}, {"stderr", t.std_error}, {"n", t.n}});
+    result["tasks"].push_back(
+        {{"name", t.name}, {"acc", t.acc}, {"acc_norm", t.acc_norm}, {"stderr", t.std_error}, {"n", t.n}});
     if (o.common.prints())
-      std::cout << name << "   acc " << format_fixed(t.acc, 4) << "  acc_norm " << format_fixed(t.acc_norm, 4) << "  (+- " << format_fixed(t.std_error, 4)
-                << ", " << t.n << " items)\n";
+      std::cout << name << "   acc " << format_fixed(t.acc, 4) << "  acc_norm " << format_fixed(t.acc_norm, 4)
+                << "  (+- " << format_fixed(t.std_error, 4) << ", " << t.n << " items)\n";
   }
   o.common.emit(result);
   check_gates(gates, result);
@@ -148,19 +159,28 @@ void run(const Options& o) {
 
 void add_eval(CLI::App& app) {
   const auto o = std::make_shared<Options>();
-  CLI::App& verb = add_verb(app, "eval", "measure perplexity, and the distance to a reference model", kExamples, std::shared_ptr<Common>(o, &o->common));
+  CLI::App& verb = add_verb(app, "eval", "measure perplexity, and the distance to a reference model", kExamples,
+                            std::shared_ptr<Common>(o, &o->common));
   verb.add_option("model", o->model, "folder or .gguf file")->required();
-  verb.add_option("--text", o->text, "text file to predict (default: text sampled from the reference or the model itself)");
+  verb.add_option(
+      "--text", o->text,
+      "text file to predict, CRLF read as LF (default: text sampled from the reference or the model itself)");
   verb.add_option("--ref", o->ref, "reference model: adds KL divergence and top-1 agreement");
   verb.add_option("--ctx", o->eval.ctx, "tokens of a window")->capture_default_str();
   verb.add_option("--chunks", o->eval.chunks, "windows to use (default: all)");
-  verb.add_option("--bos", o->bos, "put BOS in the place of each window's first token")->check(CLI::IsMember({"auto", "yes", "no"}))->capture_default_str();
-  verb.add_option("--skip-first", o->eval.skip_first, "predictions left out at the start of each window")->capture_default_str();
+  verb.add_option("--bos", o->bos, "put BOS in the place of each window's first token")
+      ->check(CLI::IsMember({"auto", "yes", "no"}))
+      ->capture_default_str();
+  verb.add_option("--skip-first", o->eval.skip_first, "predictions left out at the start of each window")
+      ->capture_default_str();
   verb.add_option("--seed", o->seed, "for sampled text")->capture_default_str();
-  verb.add_option("--tasks", o->tasks, "multiple-choice items, one JSON object a line: {\"context\", \"choices\", \"label\"}")->allow_extra_args(false);
+  verb.add_option("--tasks", o->tasks,
+                  "multiple-choice items, one JSON object a line: {\"context\", \"choices\", \"label\"}")
+      ->allow_extra_args(false);
   verb.add_option("--ids", o->ids, "token ids instead of text: 1,2,3 (with --logits)");
   verb.add_option("--logits", o->logits, "write the logits of --ids to this .safetensors file");
-  verb.add_option("--fail-if", o->gates, "exit 3 when true: a JSON path, a comparison, a number ('kld.mean>0.05')")->allow_extra_args(false);
+  verb.add_option("--fail-if", o->gates, "exit 3 when true: a JSON path, a comparison, a number ('kld.mean>0.05')")
+      ->allow_extra_args(false);
   add_run_flags(verb, o->flags, "f32");
   verb.callback([o] {
     o->eval.cache = o->flags.cache_type();

@@ -12,15 +12,22 @@ ModelChoices RunFlags::choices() const {
   return choices;
 }
 
-DType RunFlags::cache_type() const { return kv_cache == "f32" ? DType::kF32 : kv_cache == "bf16" ? DType::kBF16 : DType::kF16; }
+DType RunFlags::cache_type() const {
+  return kv_cache == "f32" ? DType::kF32 : kv_cache == "bf16" ? DType::kBF16 : DType::kF16;
+}
 
 void add_run_flags(CLI::App& verb, RunFlags& flags, const std::string& default_cache) {
   flags.kv_cache = default_cache;
-  verb.add_option("--dtype", flags.dtype, "store what is not quantized as fp32, bf16 or fp16 (default: as in the file)");
+  verb.add_option("--dtype", flags.dtype,
+                  "store what is not quantized as fp32, bf16 or fp16 (default: as in the file)");
   verb.add_option("--scheme", flags.scheme, "quantize on the fly with this preset (nibble quantize --help lists them)");
   verb.add_option("--quant,--quantize", flags.quant, "quantize on the fly as this torchchat dictionary says");
-  verb.add_option("--compute", flags.compute, "arithmetic of the products")->check(CLI::IsMember({"fp32"}))->capture_default_str();
-  verb.add_option("--kv-cache", flags.kv_cache, "type of keys and values")->check(CLI::IsMember({"f32", "f16", "bf16"}))->capture_default_str();
+  verb.add_option("--compute", flags.compute, "arithmetic of the products")
+      ->check(CLI::IsMember({"fp32"}))
+      ->capture_default_str();
+  verb.add_option("--kv-cache", flags.kv_cache, "type of keys and values")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->capture_default_str();
 }
 
 }  // namespace nibble::cli

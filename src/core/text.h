@@ -16,6 +16,8 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 // Pieces between separators; "" gives one empty piece.
 std::vector<std::string> split(std::string_view text, char separator);
 std::string lower(std::string_view text);  // ASCII only
+// "\r\n" and lone "\r" become "\n", as in Python's text mode.
+std::string normalize_newlines(std::string_view text);
 // "'name'" for messages: bytes that would break the line (control characters, invalid UTF-8) as \xNN, cut after 100
 // bytes.
 std::string quote(std::string_view text);

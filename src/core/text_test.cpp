@@ -80,5 +80,11 @@ TEST(Text, QuoteKeepsMessagesOnOneLine) {
   EXPECT_EQ(quote(std::string(99, 'x') + "\xc3\xa9"), "'" + std::string(99, 'x') + "\\xc3...'");
 }
 
+TEST(Text, NewlinesAreReadAsPythonDoes) {
+  EXPECT_EQ(normalize_newlines("a\r\nb\rc\nd\r\r\n"), "a\nb\nc\nd\n\n");
+  EXPECT_EQ(normalize_newlines(""), "");
+  EXPECT_EQ(normalize_newlines("\r"), "\n");
+}
+
 }  // namespace
 }  // namespace nibble

@@ -33,7 +33,10 @@ struct Runner {
   size_t vocab;
 
   Runner(Model& m, size_t ctx, size_t block, DType dtype)
-      : model(m), cache(m.make_cache(ctx, dtype)), logits(block * m.config().vocab_size), vocab(m.config().vocab_size) {}
+      : model(m),
+        cache(m.make_cache(ctx, dtype)),
+        logits(block * m.config().vocab_size),
+        vocab(m.config().vocab_size) {}
 
   MatrixView<float> run(std::span<const TokenId> tokens) {
     const auto out = matrix(logits.data(), tokens.size(), vocab);
@@ -93,16 +96,19 @@ Distribution summarize(std::vector<double> values) {
   return {mean, quantile(0.5), quantile(0.9), quantile(0.99), quantile(0.999), values.back()};
 }
 
-Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, const EvalOptions& options, Progress& progress) {
+Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, const EvalOptions& options,
+                    Progress& progress) {
   const size_t vocab = model.config().vocab_size;
   if (ref && ref->config().vocab_size != vocab)
     throw Error(ErrorKind::kUsage, cat("the models' vocabularies differ (", vocab, " and ", ref->config().vocab_size,
                                        " tokens): their distributions cannot be compared"));
   if (tokens.size() < 2) throw Error(ErrorKind::kUsage, "the text has fewer than two tokens: nothing to predict");
-  if (options.ctx < 2) throw Error(ErrorKind::kUsage, cat("a window of ", options.ctx, " tokens predicts nothing; --ctx needs 2 or more"));
+  if (options.ctx < 2)
+    throw Error(ErrorKind::kUsage, cat("a window of ", options.ctx, " tokens predicts nothing; --ctx needs 2 or more"));
   const size_t ctx = std::min(options.ctx, tokens.size());
   if (options.skip_first + 1 >= ctx)
-    throw Error(ErrorKind::kUsage, cat("--skip-first ", options.skip_first, " leaves no prediction in windows of ", ctx, " tokens"));
+    throw Error(ErrorKind::kUsage,
+                cat("--skip-first ", options.skip_first, " leaves no prediction in windows of ", ctx, " tokens"));
   const size_t filled = tokens.size() / ctx;
   const size_t windows = options.chunks == 0 ? filled : std::min(options.chunks, filled);
 
@@ -139,8 +145,9 @@ Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, c
     double sum = 0;
     for (size_t i = options.skip_first; i + 1 < ctx; ++i) {
       if (std::isnan(window[i].nll) || std::isnan(window[i].ref_nll))
-        throw Error(ErrorKind::kCorrupt, cat(std::isnan(window[i].nll) ? "the model" : "the reference", " gives logits that are not numbers (window ", w,
-                                             ", token ", i, "): its weights are damaged or overflow in their type"));
+        throw Error(ErrorKind::kCorrupt, cat(std::isnan(window[i].nll) ? "the model" : "the reference",
+                                             " gives logits that are not numbers (window ", w, ", token ", i,
+                                             "): its weights are damaged or overflow in their type"));
       sum += window[i].nll;
       all.push_back(window[i]);
     }

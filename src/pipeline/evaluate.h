@@ -39,10 +39,12 @@ struct Evaluation {
   std::optional<Comparison> ref;
 };
 
-// Consecutive, non-overlapping windows of `tokens` (a shorter text is one short window), each from an empty cache. With `ref`
-// both models run in lock-step, part of a window at a time, so no more than two blocks of logits exist. Throws
-// Error(kUsage) when there are fewer than two tokens or the vocabularies differ, Error(kCorrupt) on logits that are not numbers.
-Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, const EvalOptions& options, Progress& progress);
+// Consecutive, non-overlapping windows of `tokens` (a shorter text is one short window), each from an empty cache. With
+// `ref` both models run in lock-step, part of a window at a time, so no more than two blocks of logits exist. Throws
+// Error(kUsage) when there are fewer than two tokens or the vocabularies differ, Error(kCorrupt) on logits that are not
+// numbers.
+Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, const EvalOptions& options,
+                    Progress& progress);
 
 // `windows` x `ctx` tokens sampled from the model itself: temperature 1, each window from a random first token. Seeded.
 std::vector<TokenId> sample_windows(Model& model, size_t windows, size_t ctx, uint64_t seed, Progress& progress);

@@ -29,7 +29,8 @@ class FakeCache final : public KvCache {
 
 // Logits that depend on the token and its position in the cache, so that a wrong window, offset or order shows.
 double logit(TokenId token, size_t position, size_t candidate, double sharpness) {
-  return sharpness * std::sin(1.0 + 0.7 * token + 1.3 * static_cast<double>(position) + 2.1 * static_cast<double>(candidate));
+  return sharpness *
+         std::sin(1.0 + 0.7 * token + 1.3 * static_cast<double>(position) + 2.1 * static_cast<double>(candidate));
 }
 
 class FakeModel final : public Model {
@@ -37,12 +38,15 @@ class FakeModel final : public Model {
   explicit FakeModel(double sharpness, size_t vocab = kVocab) : sharpness_(sharpness) { config_.vocab_size = vocab; }
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return 0; }
-  std::unique_ptr<KvCache> make_cache(size_t capacity, DType) const override { return std::make_unique<FakeCache>(capacity); }
+  std::unique_ptr<KvCache> make_cache(size_t capacity, DType) const override {
+    return std::make_unique<FakeCache>(capacity);
+  }
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> logits) override {
     auto& fake = dynamic_cast<FakeCache&>(cache);
     ASSERT_EQ(logits.rows, tokens.size());
     for (size_t i = 0; i < tokens.size(); ++i) {
-      for (size_t v = 0; v < logits.cols; ++v) logits.row(i)[v] = static_cast<float>(logit(tokens[i], fake.size(), v, sharpness_));
+      for (size_t v = 0; v < logits.cols; ++v)
+        logits.row(i)[v] = static_cast<float>(logit(tokens[i], fake.size(), v, sharpness_));
       fake.tokens.push_back(tokens[i]);
     }
     ASSERT_LE(fake.size(), fake.capacity());
@@ -69,7 +73,8 @@ TEST(Evaluate, PerplexityIsTheMeanOverEveryPredictionOfEveryWholeWindow) {
   double sum = 0;
   for (size_t w = 0; w < 3; ++w) {
     double window = 0;
-    for (size_t i = 0; i < 3; ++i) window -= log_probabilities(kText[w * 4 + i], i, 2.0)[static_cast<size_t>(kText[w * 4 + i + 1])];
+    for (size_t i = 0; i < 3; ++i)
+      window -= log_probabilities(kText[w * 4 + i], i, 2.0)[static_cast<size_t>(kText[w * 4 + i + 1])];
     EXPECT_THAT(e.window_nll[w], DoubleNear(window / 3, 1e-6));
     sum += window;
   }
@@ -80,12 +85,14 @@ TEST(Evaluate, PerplexityIsTheMeanOverEveryPredictionOfEveryWholeWindow) {
 
 TEST(Evaluate, SkipFirstBosAndChunks) {
   FakeModel model(2.0);
-  const Evaluation e = evaluate(model, nullptr, kText, {.ctx = 4, .chunks = 2, .skip_first = 2, .bos = 4}, no_progress());
+  const Evaluation e =
+      evaluate(model, nullptr, kText, {.ctx = 4, .chunks = 2, .skip_first = 2, .bos = 4}, no_progress());
   ASSERT_EQ(e.window_nll.size(), 2u);
   EXPECT_EQ(e.predictions, 2u);
   EXPECT_THAT(e.window_nll[1], DoubleNear(-log_probabilities(kText[6], 2, 2.0)[static_cast<size_t>(kText[7])], 1e-6));
   const Evaluation first = evaluate(model, nullptr, kText, {.ctx = 4, .chunks = 1, .bos = 4}, no_progress());
-  const double with_bos = -log_probabilities(4, 0, 2.0)[static_cast<size_t>(kText[1])] - log_probabilities(kText[1], 1, 2.0)[static_cast<size_t>(kText[2])] -
+  const double with_bos = -log_probabilities(4, 0, 2.0)[static_cast<size_t>(kText[1])] -
+                          log_probabilities(kText[1], 1, 2.0)[static_cast<size_t>(kText[2])] -
                           log_probabilities(kText[2], 2, 2.0)[static_cast<size_t>(kText[3])];
   EXPECT_THAT(first.window_nll[0], DoubleNear(with_bos / 3, 1e-6));
 }
@@ -101,7 +108,8 @@ TEST(Evaluate, ComparisonAgreesWithTheDefinitions) {
       double sum = 0;
       for (size_t v = 0; v < kVocab; ++v) sum += std::exp(p[v]) * (p[v] - q[v]);
       kld.push_back(sum);
-      agree += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin() ? 1 : 0;
+      agree +=
+          std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin() ? 1 : 0;
       const auto target = static_cast<size_t>(kText[w * 4 + i + 1]);
       delta += std::pow(std::exp(q[target]) - std::exp(p[target]), 2);
     }

@@ -21,7 +21,8 @@ TaskItem parse_item(const Json& line) {
   }
   item.label = get_size(line, "label");
   if (item.choices.size() < 2) throw Error(ErrorKind::kCorrupt, "'choices' needs two or more");
-  if (item.label >= item.choices.size()) throw Error(ErrorKind::kCorrupt, cat("'label' ", item.label, " is not one of ", item.choices.size(), " choices"));
+  if (item.label >= item.choices.size())
+    throw Error(ErrorKind::kCorrupt, cat("'label' ", item.label, " is not one of ", item.choices.size(), " choices"));
   return item;
 }
 
@@ -32,7 +33,8 @@ size_t common_prefix(const std::vector<TokenId>& a, const std::vector<TokenId>& 
 // Scores token sequences, feeding only what differs from the sequence before.
 class Scorer {
  public:
-  Scorer(Model& model, size_t ctx) : model_(model), cache_(model.make_cache(ctx, DType::kF32)), vocab_(model.config().vocab_size) {}
+  Scorer(Model& model, size_t ctx)
+      : model_(model), cache_(model.make_cache(ctx, DType::kF32)), vocab_(model.config().vocab_size) {}
 
   // Sum of log p over tokens [first, size), first >= 1.
   double score(const std::vector<TokenId>& tokens, size_t first) {
@@ -47,7 +49,8 @@ class Scorer {
     double sum = 0;
     for (size_t i = first; i < tokens.size(); ++i) {
       const float* row = out.row(i - 1 - keep);
-      sum += static_cast<double>(row[static_cast<size_t>(tokens[i])]) - static_cast<double>(kernels::active().log_sum_exp(row, vocab_));
+      sum += static_cast<double>(row[static_cast<size_t>(tokens[i])]) -
+             static_cast<double>(kernels::active().log_sum_exp(row, vocab_));
     }
     return sum;
   }
@@ -69,14 +72,17 @@ std::vector<TaskItem> read_task(const std::filesystem::path& path) {
   for (const std::string& line : split(text, '\n')) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    with_context([&] { return cat(path.string(), ": line ", number); }, [&] { items.push_back(parse_item(parse_json(line, "item"))); });
+    with_context([&] { return cat(path.string(), ": line ", number); },
+                 [&] { items.push_back(parse_item(parse_json(line, "item"))); });
   }
-  if (items.empty()) throw Error(ErrorKind::kCorrupt, cat(path.string(), ": no items; each line is {\"context\", \"choices\", \"label\"}"));
+  if (items.empty())
+    throw Error(ErrorKind::kCorrupt,
+                cat(path.string(), ": no items; each line is {\"context\", \"choices\", \"label\"}"));
   return items;
 }
 
-TaskResult run_task(Model& model, const Tokenizer& tokenizer, const std::string& name, const std::vector<TaskItem>& items, size_t ctx,
-                    Progress& progress) {
+TaskResult run_task(Model& model, const Tokenizer& tokenizer, const std::string& name,
+                    const std::vector<TaskItem>& items, size_t ctx, Progress& progress) {
   Scorer scorer(model, ctx);
   size_t right = 0, right_norm = 0;
   for (size_t i = 0; i < items.size(); ++i) {
@@ -89,11 +95,14 @@ TaskResult run_task(Model& model, const Tokenizer& tokenizer, const std::string&
     for (size_t c = 0; c < item.choices.size(); ++c) {
       std::vector<TokenId> tokens = tokenizer.encode(item.context + item.choices[c], true);
       // A choice may merge with the context's last characters: what differs is what is scored.
-      size_t first = std::max<size_t>(1, std::min(common_prefix(context, tokens), tokens.empty() ? 0 : tokens.size() - 1));
+      size_t first =
+          std::max<size_t>(1, std::min(common_prefix(context, tokens), tokens.empty() ? 0 : tokens.size() - 1));
       if (tokens.size() < 2) throw Error(ErrorKind::kUsage, cat(name, ": item ", i + 1, " has fewer than two tokens"));
       if (tokens.size() > ctx) {
         const size_t drop = tokens.size() - ctx;
-        if (drop >= first) throw Error(ErrorKind::kUsage, cat(name, ": a choice of item ", i + 1, " is longer than ", ctx, " tokens; raise --ctx"));
+        if (drop >= first)
+          throw Error(ErrorKind::kUsage,
+                      cat(name, ": a choice of item ", i + 1, " is longer than ", ctx, " tokens; raise --ctx"));
         tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(drop));
         first -= drop;
       }

@@ -19,9 +19,9 @@ struct TaskItem {
 
 struct TaskResult {
   std::string name;
-  double acc = 0;       // by the log-probability of the choice
-  double acc_norm = 0;  // by that divided by the choice's bytes
-  double std_error = 0; // of acc
+  double acc = 0;        // by the log-probability of the choice
+  double acc_norm = 0;   // by that divided by the choice's bytes
+  double std_error = 0;  // of acc
   size_t n = 0;
 };
 
@@ -29,9 +29,9 @@ struct TaskResult {
 // Throws Error(kCorrupt) naming file and line.
 std::vector<TaskItem> read_task(const std::filesystem::path& path);
 
-// The schema and scoring of lm-evaluation-harness' multiple-choice tasks. Items longer than `ctx` tokens lose the start of
-// their context.
-TaskResult run_task(Model& model, const Tokenizer& tokenizer, const std::string& name, const std::vector<TaskItem>& items, size_t ctx,
-                    Progress& progress);
+// The schema and scoring of lm-evaluation-harness' multiple-choice tasks. Items longer than `ctx` tokens lose the start
+// of their context.
+TaskResult run_task(Model& model, const Tokenizer& tokenizer, const std::string& name,
+                    const std::vector<TaskItem>& items, size_t ctx, Progress& progress);
 
 }  // namespace nibble
