@@ -22,7 +22,7 @@ TEST(Rtn, MatchesTheNumpyReference) {
   const auto w = values<float>(file.at("weight"));
   for (int bits : {2, 3, 4, 8})
     for (std::string_view kind : {"sym", "full", "asym"})
-      for (size_t group : {32, 40, 96}) {
+      for (size_t group : {size_t{32}, size_t{40}, size_t{96}}) {
         const std::string name = cat("rtn.", kind, ".", bits, ".", group);
         const QuantSpec spec{.bits = bits, .group = group, .symmetric = kind != "asym", .full_range = kind == "full"};
         const QuantizedMatrix q = quantized(w, 4, spec);
