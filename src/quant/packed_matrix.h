@@ -35,8 +35,9 @@ struct PackedMatrix {
 class PackedMatrixBuilder {
  public:
   PackedMatrixBuilder(QuantSpec spec, size_t rows, size_t cols);
-  // Rows [first, first + slice.rows), each exactly once, in any order. Thread-safe for disjoint rows. Every slice has the
-  // builder's spec (zeros or mins are as it says); per tensor all hold the same scale. group_of is taken from row 0's slice.
+  // Rows [first, first + slice.rows), each exactly once, in any order. Thread-safe for disjoint rows. Every slice has
+  // the builder's spec (zeros or mins are as it says); per tensor all hold the same scale. group_of is taken from row
+  // 0's slice.
   void add(size_t first, const QuantizedMatrix& slice);
   PackedMatrix finish();
 
