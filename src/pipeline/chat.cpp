@@ -48,12 +48,13 @@ Json special_tokens(const Source& source, const Tokenizer& tokenizer) {
       if (const Json* value = find(config, key))
         if (const auto text = token_text(*value)) variables[key] = *text;
   }
-  // Files without names still have numbers.
+  // Models without these names still have numbers.
   for (const auto& [key, id_key] : {std::pair("bos_token", "bos_token_id"), std::pair("eos_token", "eos_token_id")}) {
     if (variables.contains(key)) continue;
-    const Json* id = find(source.config(), id_key);
-    if (id && id->is_number_unsigned() && id->get<size_t>() < tokenizer.vocab_size())
-      variables[key] = tokenizer.token(checked_cast<TokenId>(id->get<size_t>(), id_key));
+    const Json* value = find(source.config(), id_key);
+    if (!value || value->is_array()) continue;  // of several end tokens none is the template's
+    const auto id = find_size(source.config(), id_key);
+    if (id && *id < tokenizer.vocab_size()) variables[key] = tokenizer.token(static_cast<TokenId>(*id));
   }
   return variables;
 }

@@ -23,7 +23,7 @@ std::string_view name(StopReason reason);  // "eos", "length", "context", "inter
 
 struct GenerateOptions {
   size_t max_tokens = 128;
-  std::vector<TokenId> eos;  // tokens that end a text; empty to go on past them
+  std::vector<TokenId> eos = {};  // tokens that end a text; empty to go on past them
 };
 
 struct Generation {
