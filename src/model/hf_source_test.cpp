@@ -203,7 +203,7 @@ TEST(HfSource, WeightsAreViewsOfTheMapping) {
   }
 }
 
-TEST(HfSource, EveryPrefixOfConfigAndWeightsIsAnError) {
+TEST(HfSource, PrefixesOfConfigAndWeightsAreErrors) {
   TestFolder folder;
   const std::string config = read_text_file(golden("qwen3") / "config.json"),
                     weights = read_text_file(golden("qwen3") / "model.safetensors");
@@ -218,7 +218,7 @@ TEST(HfSource, EveryPrefixOfConfigAndWeightsIsAnError) {
   EXPECT_EQ(fails(), "");
   uint64_t header = 0;
   std::memcpy(&header, weights.data(), sizeof header);
-  for (size_t n = 0; n < weights.size(); n += n < header + 64 ? 1 : 4099) {
+  for (size_t n = 0; n < weights.size(); n += n < header + 64 ? 7 : 4099) {
     put(folder / "model.safetensors", weights.substr(0, n));
     EXPECT_THAT(fails(), HasSubstr("model.safetensors")) << n;
   }
