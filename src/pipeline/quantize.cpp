@@ -140,12 +140,16 @@ class Run {
     for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, slice.end - slice.begin, bytes);
   }
 
-  // A weight of 1e38 has a scale that f16 cannot hold.
+  // Algorithms cut a scale that its type cannot hold down to the largest value: such a group lost its large weights.
   void check_scales(const QuantizedMatrix& quantized, const RowSlice& slice) const {
-    const size_t at = find_not_finite(quantized.scales);
-    if (at == quantized.scales.size()) return;
-    throw Error(ErrorKind::kUsage, cat("the scale of row ", slice.begin + at / std::max<size_t>(1, quantized.groups()),
-                                       " does not fit ", info(quantized.spec.scale_dtype).name, "; try --dtype fp32"));
+    constexpr float kLargestHalf = 65504;
+    if (quantized.spec.scale_dtype != DType::kF16) return;
+    const auto at = std::find_if(quantized.scales.begin(), quantized.scales.end(),
+                                 [](float scale) { return std::abs(scale) >= kLargestHalf; });
+    if (at == quantized.scales.end()) return;
+    const auto row = static_cast<size_t>(at - quantized.scales.begin()) / std::max<size_t>(1, quantized.groups());
+    throw Error(ErrorKind::kUsage,
+                cat("the scale of row ", slice.begin + row, " does not fit F16; try --dtype bf16 or fp32"));
   }
 
   void report(const RowSlice& slice) {

@@ -72,8 +72,10 @@ def dequantize(tensors, module, weights):
         rows, columns = tensors[module + ".weight_shape"]
         codes = fields(packed, bits, columns).astype(np.int32)
         zeros = tensors.get(module + ".weight_zero_point")
-        if zeros is not None:
-            zeros = fields(zeros.T, bits, 1 if scale.size == 1 else rows).T.astype(np.int32)
+        if zeros is not None and zeros.dtype == np.int8:  # one scale for the whole matrix: not packed
+            zeros = zeros.reshape(1, 1).astype(np.int32) + (1 << (bits - 1))
+        elif zeros is not None:
+            zeros = fields(zeros.T, bits, rows).T.astype(np.int32)
     group = group_of(columns, weights)
     scale = np.broadcast_to(scale.reshape(scale.shape if scale.ndim > 1 else (1, 1)), (rows, group.max() + 1))[:, group]
     if weights["type"] in ("nf4", "fp4"):
