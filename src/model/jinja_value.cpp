@@ -173,12 +173,13 @@ Value make_strings(std::vector<std::string> items) {
 Value make_dict(std::vector<std::pair<Value, Value>> entries, Budget& budget) {
   Dict dict;
   size_t inner = 0;
-  for (auto& [key, value] : entries) {
+  for (std::pair<Value, Value>& fresh : entries) {
+    auto& [key, value] = fresh;
     if (!key.as_string() && !key.is_number() && !key.is_none())
       fail(cat("a ", type_name(key), " cannot be a dictionary's key here"));
     inner = std::max(inner, depth_of(value));
     const auto old = std::find_if(dict.entries.begin(), dict.entries.end(),
-                                  [&](const auto& entry) { return equal(entry.first, key, budget); });
+                                  [&](const auto& entry) { return equal(entry.first, fresh.first, budget); });
     if (old != dict.entries.end())
       old->second = std::move(value);
     else
