@@ -93,7 +93,8 @@ Bpe Bpe::from_merges(const TokenTable& vocab, const std::vector<Merge>& merges, 
   const std::string_view prefix = bpe.options_.continuing_subword_prefix;
   std::string merged;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [left, right] = merges[rank];
+    const std::string_view left = merges[rank].first;
+    const std::string_view right = merges[rank].second;
     const auto id_of = [&](std::string_view token) {
       const TokenId id = vocab.find(token);
       if (id < 0)
