@@ -31,10 +31,10 @@ std::string_view name(StopReason reason) {
 
 void Session::ensure_room(size_t tokens) {
   if (cache_ && cache_->capacity() >= tokens) return;
-  const size_t doubled = cache_ ? 2 * cache_->capacity() : 0;
   cache_.reset();
   held_.clear();
-  cache_ = model_.make_cache(std::min(model_.config().max_positions, std::max(tokens, doubled)), cache_dtype_);
+  // A conversation grows, and a new cache must be filled anew. Room costs nothing until it is used.
+  cache_ = model_.make_cache(std::min(model_.config().max_positions, tokens + 4096), cache_dtype_);
 }
 
 void Session::forward(std::span<const TokenId> tokens) {
@@ -86,7 +86,7 @@ Generation Session::write(Sampler& sampler, const GenerateOptions& options,
       break;
     }
     if (out.tokens.size() == options.max_tokens) break;
-    if (cache_->size() >= cache_->capacity()) {
+    if (cache_->size() >= model_.config().max_positions) {
       out.stop = StopReason::kContext;
       break;
     }

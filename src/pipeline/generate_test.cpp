@@ -117,7 +117,6 @@ TEST(Session, ReadsOnlyWhatIsNew) {
   SummingModel model(4000);
   Session session(model, DType::kF32);
   std::vector<TokenId> text = {3, 4};
-  ASSERT_TRUE(session.read(text, 100, no_progress()));  // room, so that the cache stays the same one
   const Outcome first = run(session, text, {.max_tokens = 4});
   text.insert(text.end(), first.generation.tokens.begin(), first.generation.tokens.end());
   text.push_back(9);
@@ -134,6 +133,15 @@ TEST(Session, ReadsOnlyWhatIsNew) {
   const Outcome fourth = run(session, text, {.max_tokens = 1});
   EXPECT_EQ(fourth.generation.tokens, expected(text, 1));
   EXPECT_EQ(fourth.prefilled, 1u);
+}
+
+TEST(Session, ReadsEverythingAgainWhenTheCacheIsReplaced) {
+  SummingModel model(100000);
+  Session session(model, DType::kF32);
+  run(session, {3, 4}, {.max_tokens = 2});
+  const Outcome r = run(session, {3, 4, 5}, {.max_tokens = 9000});
+  EXPECT_EQ(r.prefilled, 3u);
+  EXPECT_EQ(r.generation.tokens, expected({3, 4, 5}, 9000));
 }
 
 TEST(Session, ReadsLongTextsInPieces) {
