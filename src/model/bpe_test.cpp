@@ -92,7 +92,7 @@ TEST(Bpe, MergesAsTheDefinitionSays) {
       return it == ranks.end() ? INFINITY : it->second;
     };
     // Short words are merged by scanning, long ones by a heap, very long ones are cut first.
-    for (const size_t size : {1, 2, 7, 20, 30, 60, 70, 300, 1000}) {
+    for (const size_t size : {1u, 2u, 7u, 20u, 30u, 60u, 70u, 300u, 1000u}) {
       const std::string text = random_text(seed * 100 + size, size);
       EXPECT_EQ(encode(bpe, table, text), merge_naively(characters(text), rank)) << "seed " << seed << " size " << size;
     }
@@ -112,7 +112,7 @@ TEST(Bpe, MergesByScoreAsTheDefinitionSays) {
       const TokenId id = table.find(a + b);
       return id < 0 ? INFINITY : -static_cast<double>(scores[static_cast<size_t>(id)]);
     };
-    for (const size_t size : {1, 2, 7, 20, 30, 60, 70, 300, 1000}) {
+    for (const size_t size : {1u, 2u, 7u, 20u, 30u, 60u, 70u, 300u, 1000u}) {
       const std::string text = random_text(seed * 100 + size, size);
       EXPECT_EQ(encode(bpe, table, text), merge_naively(characters(text), rank)) << "seed " << seed << " size " << size;
     }
