@@ -23,7 +23,8 @@ def unpermute(weight, heads):
 
 
 random = np.random.default_rng(1)
-vocabulary = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["<|end|>"]
+merged = ["th", "the", "nd"]
+vocabulary = sorted(pre_tokenizers.ByteLevel.alphabet()) + merged + ["<|end|>"]
 expected = {}
 
 
@@ -59,8 +60,9 @@ with scratch() as folder:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(vocabulary)
-    writer.add_token_types([1] * 256 + [3])
-    writer.add_eos_token_id(256)
+    writer.add_token_types([1] * (256 + len(merged)) + [3])
+    writer.add_token_merges(["t h", "th e", "n d"])
+    writer.add_eos_token_id(len(vocabulary) - 1)
     add(writer, "token_embd.weight", "model.embed_tokens.weight", (len(vocabulary), HIDDEN), Type.Q8_0)
     add(writer, "output_norm.weight", "model.norm.weight", (HIDDEN,))
     add(writer, "output.weight", "lm_head.weight", (len(vocabulary), HIDDEN), Type.F16)
@@ -90,5 +92,6 @@ with scratch() as folder:
     for name, want in expected.items():
         expect(np.array_equal(got[name], want), name, "differs by", np.abs(got[name] - want).max())
     ids = run("tokenize", path, "--text", "the end<|end|>")["ids"]
-    expect("".join(vocabulary[i] for i in ids) == "the\u0120end<|end|>", "tokenized to", ids)
+    pieces = [vocabulary[i] for i in ids]
+    expect(pieces == ["the", "\u0120", "e", "nd", "<|end|>"], "tokenized to", pieces)
 print(f"check_gguf: {len(expected)} tensors agree")
