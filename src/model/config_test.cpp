@@ -70,7 +70,8 @@ TEST(Config, BiasesFollowTheFamilyAndItsKeys) {
   const auto biased = [](const ModelConfig& config, Slot slot) {
     return config.bias[static_cast<size_t>(config.architecture->find(slot) - config.architecture->tensors.data())];
   };
-  const ModelConfig plain = llama(Json::object()), attention = llama({{"attention_bias", true}}), mlp = llama({{"mlp_bias", true}});
+  const ModelConfig plain = llama(Json::object()), attention = llama({{"attention_bias", true}}),
+                    mlp = llama({{"mlp_bias", true}});
   const ModelConfig qwen = parse_config(config_of("Qwen2ForCausalLM"));
   EXPECT_FALSE(biased(plain, Slot::kQuery));
   EXPECT_TRUE(biased(attention, Slot::kAttentionOutput));
@@ -146,7 +147,7 @@ TEST(Config, FaultsAreNamed) {
        "architecture 'BertModel' is not known; known are LlamaForCausalLM, MistralForCausalLM"},
   };
   for (const auto& [changes, message] : faults) {
-    const std::string text = error_text([&] { llama(changes); });
+    const std::string text = error_text([&, &changes = changes] { llama(changes); });
     EXPECT_THAT(text, HasSubstr(message)) << changes.dump();
     EXPECT_THAT(text, testing::StartsWith("config.json: ")) << changes.dump();
   }

@@ -126,8 +126,8 @@ void apply_recipe(const Json& recipe, QuantizeRequest& request) {
   std::stable_partition(items.begin(), items.end(), [](const auto& item) { return item.first == "quant"; });
   // "granularity" looks at the group size: it comes after it.
   std::stable_partition(items.begin(), items.end(), [](const auto& item) { return item.first != "granularity"; });
-  for (const auto& [name, value] : items)
-    with_context([&] { return cat("'", name, "'"); }, [&] { keys().at(name)(*value, request); });
+  for (const auto& item : items)
+    with_context([&] { return cat("'", item.first, "'"); }, [&] { keys().at(item.first)(*item.second, request); });
 }
 
 void apply_recipe_file(const std::filesystem::path& path, QuantizeRequest& request) {
