@@ -122,7 +122,8 @@ void run(const Options& o) {
       eval.bos = bos_token(o.bos, loaded);
     } else {
       if (eval.chunks == 0) eval.chunks = 8;
-      o.common.note("no --text: sampling it from the model itself");
+      o.common.note(ref ? "no --text: sampling it from the reference model"
+                        : "no --text: sampling it from the model itself");
       tokens = sample_windows(ref ? *ref->model : *loaded.model, eval.chunks, eval.ctx, o.seed,
                               *o.common.progress("sample"));
     }
