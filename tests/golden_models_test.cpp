@@ -87,13 +87,13 @@ class GoldenModel : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(GoldenModel, LogitsOfAWholePrompt) {
-  for (size_t r : {0, 1})
+  for (size_t r = 0; r < 2; ++r)
     EXPECT_LT(golden.distance(r, run(*model, golden.row(r), golden.tokens)), 1e-4f) << "row " << r;
 }
 
 TEST_P(GoldenModel, LogitsFedInPieces) {
-  for (const size_t step : {1, 3, 5, 16})
-    for (size_t r : {0, 1})
+  for (const size_t step : {1u, 3u, 5u, 16u})
+    for (size_t r = 0; r < 2; ++r)
       EXPECT_LT(golden.distance(r, run(*model, golden.row(r), step)), 1e-4f) << "row " << r << " by " << step;
 }
 
@@ -102,7 +102,7 @@ TEST_P(GoldenModel, GreedyContinuation) {
 }
 
 TEST_P(GoldenModel, HalfPrecisionCaches) {
-  for (const size_t step : {1, 24}) {
+  for (const size_t step : {1u, 24u}) {
     EXPECT_LT(golden.distance(0, run(*model, golden.row(0), step, DType::kF16)), 2e-3f);
     EXPECT_LT(golden.distance(0, run(*model, golden.row(0), step, DType::kBF16)), 2e-2f);
   }
@@ -129,7 +129,7 @@ TEST_P(GoldenModel, TruncatedCacheContinuesAsIfNothingHadFollowed) {
 
 TEST_P(GoldenModel, SameBitsForAnyNumberOfThreads) {
   std::vector<std::vector<float>> results;
-  for (const size_t threads : {1, 2, 5}) {
+  for (const size_t threads : {1u, 2u, 5u}) {
     set_thread_count(threads);
     results.push_back(run(*model, golden.row(0), 24));
     const auto pieces = run(*model, golden.row(0), 1);

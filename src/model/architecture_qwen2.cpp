@@ -26,7 +26,8 @@ const Architecture architecture_qwen2 = {
     .class_name = "Qwen2ForCausalLM",
     .gguf_name = "qwen2",
     .defaults =
-        R"({"rms_norm_eps": 1e-6, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads": 32})",
+        R"({"rms_norm_eps": 1e-6, "use_sliding_window": false, "sliding_window": 4096,
+                    "max_window_layers": 28, "num_key_value_heads": 32})",
     .gguf_keys = kRotaryGgufKeys,
     .tensors = kTensors,
 };

@@ -31,7 +31,8 @@ const Architecture architecture_qwen3 = {
     .class_name = "Qwen3ForCausalLM",
     .gguf_name = "qwen3",
     .defaults =
-        R"({"rms_norm_eps": 1e-6, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads": 32, "head_dim": 128})",
+        R"({"rms_norm_eps": 1e-6, "use_sliding_window": false, "sliding_window": 4096,
+                    "max_window_layers": 28, "num_key_value_heads": 32, "head_dim": 128})",
     .gguf_keys = kRotaryGgufKeys,
     .tensors = kTensors,
 };

@@ -146,9 +146,10 @@ TEST(Config, FaultsAreNamed) {
       {{{"architectures", {"BertModel"}}},
        "architecture 'BertModel' is not known; known are LlamaForCausalLM, MistralForCausalLM"},
   };
-  for (const auto& [changes, message] : faults) {
+  for (const auto& fault : faults) {
+    const Json& changes = fault.first;
     const std::string text = error_text([&, &changes = changes] { llama(changes); });
-    EXPECT_THAT(text, HasSubstr(message)) << changes.dump();
+    EXPECT_THAT(text, HasSubstr(fault.second)) << changes.dump();
     EXPECT_THAT(text, testing::StartsWith("config.json: ")) << changes.dump();
   }
   EXPECT_EQ(error_kind([] { llama({{"architectures", {"BertModel"}}}); }), ErrorKind::kUnsupported);

@@ -139,6 +139,9 @@ Json config_from_gguf(const Gguf& gguf, const Architecture& architecture) {
     if (place->rule->slot == Slot::kEmbedding && !place->bias && !tensor.view.shape.empty())
       config["vocab_size"] = tensor.view.shape[0];
   }
+  if (!config.contains("vocab_size"))
+    throw Error(ErrorKind::kCorrupt, cat("tensor ", tensor_name(architecture.find(Slot::kEmbedding)->gguf, {}, false),
+                                         " is missing; does the file hold only a vocabulary?"));
   const TensorRule* head = architecture.find(Slot::kLmHead);
   config["tie_word_embeddings"] = !present.contains({head, false});
   for (const TensorRule& rule : architecture.tensors)

@@ -230,6 +230,13 @@ TEST(GgufSource, FaultsAreNamed) {
               HasSubstr("'rwkv' is not known; known are llama, qwen2, qwen3"));
   EXPECT_THAT(alone([](GgufBytes& gguf) { gguf.key("general.architecture", "llama"); }),
               HasSubstr("llama.block_count is missing"));
+  EXPECT_THAT(
+      alone([](GgufBytes& gguf) {
+        gguf.key("general.architecture", "llama");
+        for (const char* key : {"block_count", "embedding_length", "feed_forward_length", "attention.head_count"})
+          gguf.key(cat("llama.", key), uint32_t{2});
+      }),
+      HasSubstr("token_embd.weight is missing; does the file hold only a vocabulary?"));
 }
 
 TEST(GgufSource, MissingAndMisshapenTensorsAreFoundWhenLoading) {
