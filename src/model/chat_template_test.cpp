@@ -208,7 +208,7 @@ TEST(ChatTemplate, SurvivesMutation) {
           jinja.replace(at, 1 + below(4), other, from, 1 + below(4));
           break;
       }
-      if (jinja.empty()) jinja = "x";
+      if (jinja.empty()) jinja.assign(1, 'x');
     }
     survive({jinja.begin(), jinja.end()});
   }
