@@ -71,6 +71,9 @@ CompressedConfig describe_groups(const OutputModel& model) {
     const bool named = std::find(group.targets.begin(), group.targets.end(), embedding) != group.targets.end();
     group.targets = {"Linear"};
     if (named) group.targets.push_back(embedding);
+    // Some readers take what the first group says for granted in all of them.
+    std::rotate(config.groups.begin(), config.groups.begin() + (most - linears.begin()),
+                config.groups.begin() + (most - linears.begin()) + 1);
   }
   return config;
 }

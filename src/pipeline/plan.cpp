@@ -190,7 +190,11 @@ class Planner {
   void keep(PlannedTensor& planned, std::string reason) const {
     planned.reason = std::move(reason);
     // Codes that nobody asked to change stay exact; a GGUF counts as a float model in a smaller file.
-    if (!planned.source->spec() || from_gguf(source_)) return;
+    if (!planned.source->spec()) return;
+    if (from_gguf(source_)) {
+      planned.reason += cat("; dequantized from ", planned.source->type_name());
+      return;
+    }
     planned.action = PlannedTensor::Action::kMoveCodes;
     planned.spec = planned.source->spec();
     planned.activations = planned.source->activations();
@@ -258,7 +262,7 @@ OutputTensor output_tensor(const PlannedTensor& planned) {
 }
 
 // Resident bytes besides the slices in flight: program, libraries, headers, tokenizer files being copied.
-constexpr size_t kBaseBytes = size_t{40} << 20;
+constexpr size_t kBaseBytes = size_t{28} << 20;
 // Floats, dequantized floats, codes and what an algorithm needs of its own, for each element of a slice in flight.
 constexpr size_t kBytesPerElement = 24;
 
@@ -294,6 +298,10 @@ double QuantizePlan::bits_per_weight() const {
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format) {
   QuantizePlan plan = Planner(source, request, format).make();
   add_sizes(plan, format);
+  if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
+    plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",
+                                format_bytes(plan.bytes_after), "): what is kept becomes ",
+                                float_dtype_name(plan.dtype), "; --embedding 8 or --dtype bf16 makes it smaller"));
   return plan;
 }
 
