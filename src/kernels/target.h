@@ -2,7 +2,8 @@
 
 // Functions between NIBBLE_TARGET_BEGIN("avx2,fma") and NIBBLE_TARGET_END may use those instructions. Include every
 // header before the region, so that code shared with the rest of the program stays compiled for the baseline CPU.
-// NIBBLE_UNROLL before a loop over registers unrolls it whole.
+// NIBBLE_UNROLL before a loop over registers unrolls it whole. NIBBLE_INLINE before a function keeps the registers that
+// it is given registers.
 #define NIBBLE_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define NIBBLE_TARGET_BEGIN(isa) NIBBLE_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
@@ -19,3 +20,4 @@
 #define NIBBLE_TARGET_END NIBBLE_PRAGMA(GCC diagnostic pop) NIBBLE_PRAGMA(GCC pop_options)
 #define NIBBLE_UNROLL NIBBLE_PRAGMA(GCC unroll 16)
 #endif
+#define NIBBLE_INLINE [[gnu::always_inline]] inline

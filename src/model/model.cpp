@@ -34,7 +34,8 @@ class Loader {
     const TensorRule* rule = config_.architecture->find(slot);
     if (!rule) return {};
     Linear result;
-    result.weight = matrix(tensor_name(rule->hf, layer, false), weight_shape(config_, slot));
+    const bool multiplied = slot != Slot::kEmbedding || config_.tied_embeddings;
+    result.weight = matrix(tensor_name(rule->hf, layer, false), weight_shape(config_, slot), multiplied);
     const std::string bias = tensor_name(rule->hf, layer, true);
     const bool required = config_.bias[static_cast<size_t>(rule - config_.architecture->tensors.data())];
     if (required || source_.find(bias)) result.bias = vector(bias, {result.weight.rows()});
@@ -68,9 +69,15 @@ class Loader {
     return values;
   }
 
-  WeightMatrix matrix(const std::string& name, const Shape& expected) {
+  WeightMatrix matrix(const std::string& name, const Shape& expected, bool multiplied) {
     const StoredTensor& tensor = get(name, expected);
     WeightMatrix weight = in_source([&] { return load(tensor); });
+    if (const PackedMatrix* packed = weight.packed();
+        multiplied && options_.compute == Compute::kInt8 && packed != nullptr && Int8Matrix::accepts(*packed)) {
+      WeightMatrix ordered(Int8Matrix{*packed});
+      ordered.activations = weight.activations;
+      weight = std::move(ordered);
+    }
     bytes_ += weight.bytes();
     return weight;
   }

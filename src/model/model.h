@@ -19,9 +19,16 @@ namespace nibble {
 // Keys and values of the tokens seen so far, one contiguous slab for each layer. Grows only in reserve().
 class KvCache;
 
+// The arithmetic of the products with packed weights.
+enum class Compute : uint8_t {
+  kFp32,  // weights are dequantized on the fly
+  kInt8,  // activations are quantized to int8 on the fly; weights that Int8Matrix does not accept stay at kFp32
+};
+
 struct LoadOptions {
   // Store unquantized weights as this type instead of the file's (F32, F16, BF16).
   std::optional<DType> dtype;
+  Compute compute = Compute::kFp32;
   // Called for every matrix before it is loaded; a returned weight is used instead (quantization on the fly).
   std::function<std::optional<WeightMatrix>(const StoredTensor&)> replace;
 };

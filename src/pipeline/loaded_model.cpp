@@ -47,6 +47,7 @@ LoadedModel load_model(const std::filesystem::path& path, const ModelChoices& ch
     loaded.totals = {plan.parameters, plan.bytes_after};
     options = quantize_on_load(*loaded.source, *request, &loaded.warnings);
   }
+  options.compute = choices.compute;
   loaded.model = Model::load(*loaded.source, options, progress);
   return loaded;
 }

@@ -25,6 +25,7 @@ WeightTotals count_weights(const Source& source);
 // How a model is to be loaded, beyond where it is.
 struct ModelChoices {
   std::optional<DType> dtype;  // type of what is not quantized; default: as stored
+  Compute compute = Compute::kFp32;
   std::string scheme;          // preset to quantize with on the fly, or ""
   std::string quant;           // torchchat dictionary to quantize with on the fly, or ""
 };

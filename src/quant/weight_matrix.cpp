@@ -114,16 +114,24 @@ WeightMatrix::WeightMatrix(DenseMatrix dense) : storage_(std::move(dense)) {
     throw Error(ErrorKind::kUnsupported, cat("a dense weight is F32, F16 or BF16, not ", info(dtype).name));
 }
 
-size_t WeightMatrix::rows() const { return dense() != nullptr ? dense()->rows : packed()->rows; }
+size_t WeightMatrix::rows() const {
+  if (int8() != nullptr) return int8()->rows();
+  return dense() != nullptr ? dense()->rows : packed()->rows;
+}
 
-size_t WeightMatrix::cols() const { return dense() != nullptr ? dense()->cols : packed()->cols; }
+size_t WeightMatrix::cols() const {
+  if (int8() != nullptr) return int8()->cols();
+  return dense() != nullptr ? dense()->cols : packed()->cols;
+}
 
 size_t WeightMatrix::bytes() const {
+  if (int8() != nullptr) return int8()->bytes();
   return dense() != nullptr ? dense()->rows * byte_size(dense()->dtype, dense()->cols) : packed()->bytes();
 }
 
 void WeightMatrix::load_row(size_t row, size_t begin, size_t count, float* out) const noexcept {
   if (const PackedMatrix* matrix = packed()) return matrix->load_row(row, begin, count, out);
+  if (const Int8Matrix* matrix = int8()) return matrix->load_row(row, begin, count, out);
   const DenseMatrix& matrix = *dense();
   switch (matrix.dtype) {
     case DType::kF16:
@@ -143,6 +151,7 @@ void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bia
   static thread_local std::vector<float> kept;
   std::vector<float> once;
   if (w.activations.mode != ActivationSpec::Mode::kNone) x = quantize_activations(w.activations, x, few ? kept : once);
+  if (const Int8Matrix* matrix = w.int8()) return multiply(*matrix, x, bias, y);
   if (few) {
     multiply_few(w, x, bias, y);
     return;

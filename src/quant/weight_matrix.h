@@ -3,6 +3,7 @@
 #include <variant>
 
 #include "core/tensor.h"
+#include "quant/int8_matrix.h"
 #include "quant/packed_matrix.h"
 
 namespace nibble {
@@ -23,23 +24,26 @@ class WeightMatrix {
   // Throws Error(kUnsupported) for any other dtype.
   explicit WeightMatrix(DenseMatrix dense);
   explicit WeightMatrix(PackedMatrix packed) : storage_(std::move(packed)) {}
+  explicit WeightMatrix(Int8Matrix matrix) : storage_(std::move(matrix)) {}
 
   size_t rows() const;
   size_t cols() const;
   size_t bytes() const;  // what a product reads
   const DenseMatrix* dense() const { return std::get_if<DenseMatrix>(&storage_); }
   const PackedMatrix* packed() const { return std::get_if<PackedMatrix>(&storage_); }
+  const Int8Matrix* int8() const { return std::get_if<Int8Matrix>(&storage_); }
   // Columns [begin, begin + count) of one row as float.
   void load_row(size_t row, size_t begin, size_t count, float* out) const noexcept;
 
   ActivationSpec activations;  // how multiply() quantizes x first
 
  private:
-  std::variant<DenseMatrix, PackedMatrix> storage_;
+  std::variant<DenseMatrix, PackedMatrix, Int8Matrix> storage_;
 };
 
-// y[t][r] = sum_c x[t][c] * w[r][c]; x is [tokens, cols], y is [tokens, rows], overwritten, both may be strided. Parallel over
-// rows; every y is summed in an order that does not depend on the thread count. Float accumulation. `bias` is [rows] or null.
+// y[t][r] = sum_c x[t][c] * w[r][c]; x is [tokens, cols], y is [tokens, rows], overwritten, both may be strided.
+// Parallel over rows; every y is summed in an order that does not depend on the thread count. Float accumulation
+// (Int8Matrix: see there). `bias` is [rows] or null.
 void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y);
 
 }  // namespace nibble

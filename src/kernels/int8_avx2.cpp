@@ -1,0 +1,277 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/avx2.h"
+#include "kernels/int8.h"
+#include "kernels/target.h"
+
+namespace nibble::kernels {
+
+NIBBLE_TARGET_BEGIN("avx2,fma,f16c")
+namespace {
+
+constexpr size_t kTokens = 4;  // 4 integer sums, 4 of a group and 4 of the row in 16 registers
+constexpr size_t kHalf = 32;   // bytes of a step that one vector holds: 8 rows
+
+template <int Right>
+NIBBLE_INLINE __m256i shift(__m256i v) {
+  if constexpr (Right > 0) return _mm256_srli_epi16(v, Right);
+  if constexpr (Right < 0) return _mm256_slli_epi16(v, -Right);
+  return v;
+}
+
+NIBBLE_INLINE __m256i load(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+
+NIBBLE_INLINE __m256i merge(__m256i codes, __m256i v, char mask) {
+  return _mm256_or_si256(codes, _mm256_and_si256(v, _mm256_set1_epi8(mask)));
+}
+
+// Eight rows of step S of a packed block; block points at the half that holds them.
+template <int Bits, int S>
+NIBBLE_INLINE __m256i step(const uint8_t* block) {
+  constexpr size_t kVector = kInt8Vector;
+  if constexpr (Bits == 8) return load(block + S * kVector);
+  if constexpr (Bits == kInt8SignOnly) return _mm256_and_si256(shift<S - 1>(load(block)), _mm256_set1_epi8(2));
+  __m256i codes = _mm256_setzero_si256();
+  if constexpr ((Bits & 4) != 0)
+    codes = _mm256_and_si256(shift<S % 2 * 4>(load(block + S / 2 * kVector)), _mm256_set1_epi8(15));
+  if constexpr ((Bits & 2) != 0) {
+    constexpr int kTo = Bits & 4;
+    codes = merge(codes, shift<S % 4 * 2 - kTo>(load(block + (Bits & 4) * kVector + S / 4 * kVector)), 3 << kTo);
+  }
+  if constexpr ((Bits & 1) != 0) {
+    constexpr int kTo = Bits & 6;
+    codes = merge(codes, shift<S - kTo>(load(block + (Bits & 6) * kVector)), 1 << kTo);
+  }
+  return codes;
+}
+
+// Steps whose pairs of products, each at most 2 * 127 * (2^Range - 1), add up in 16 bits. Codes of 8 bits would not
+// even for one step: they are taken as signed numbers around 128, and the sign goes to the activation.
+template <int Range>
+constexpr int kRun = Range <= 4   ? 8
+                     : Range == 5 ? 4
+                     : Range == 6 ? 2
+                                  : 1;
+
+// Adds steps [S, End) of one run to 16-bit sums.
+template <int Bits, int Range, size_t Tokens, int S, int End>
+NIBBLE_INLINE void add_steps(const uint8_t* block, const int8_t* values, size_t stride, __m256i* pairs) {
+  if constexpr (S < End) {
+    const __m256i codes = step<Bits, S>(block);
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) {
+      int four;
+      __builtin_memcpy(&four, values + t * stride + 4 * S, 4);
+      const __m256i x = _mm256_set1_epi32(four);
+      if constexpr (Range == 8) {
+        const __m256i centred = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+        pairs[t] = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
+      } else {
+        pairs[t] = _mm256_add_epi16(pairs[t], _mm256_maddubs_epi16(codes, x));
+      }
+    }
+    add_steps<Bits, Range, Tokens, S + 1, End>(block, values, stride, pairs);
+  }
+}
+
+// Adds steps [S, End) to the integer sums, run by run.
+template <int Bits, int Range, size_t Tokens, int S, int End>
+NIBBLE_INLINE void add_runs(const uint8_t* block, const int8_t* values, size_t stride, __m256i* dots) {
+  if constexpr (S < End) {
+    constexpr int kEnd = S + kRun<Range> < End ? S + kRun<Range> : End;
+    __m256i pairs[Tokens];
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) pairs[t] = _mm256_setzero_si256();
+    add_steps<Bits, Range, Tokens, S, kEnd>(block, values, stride, pairs);
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t)
+      dots[t] = _mm256_add_epi32(dots[t], _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1)));
+    add_runs<Bits, Range, Tokens, kEnd, End>(block, values, stride, dots);
+  }
+}
+
+// Eight rows of scales or mins, from element `at` on.
+NIBBLE_INLINE __m256 load_floats(const void* values, DType dtype, size_t at) {
+  if (dtype == DType::kF32) return _mm256_loadu_ps(static_cast<const float*>(values) + at);
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(values) + at));
+  if (dtype == DType::kF16) return _mm256_cvtph_ps(halves);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+// Rows [row, row + 8) of the tile. Bits: as stored; Range: bits that codes really have, at least 4.
+template <int Bits, int Range, size_t Tokens, int Steps>
+void half_tile(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t row, float* y) noexcept {
+  constexpr size_t kSpan = 4 * Steps;
+  constexpr int kCentre = Range == 8 ? 128 : 0;
+  const size_t spans_of_group = w.group / kSpan, stride = x.blocks * kInt8Block;
+  const int8_t* const values = x.values + first * stride;
+  const float* const token_scales = x.scales + first * x.blocks;
+  const uint32_t* const negated = x.negated + first * x.spans;
+  __m256 totals[Tokens];
+  NIBBLE_UNROLL
+  for (size_t t = 0; t < Tokens; ++t) totals[t] = _mm256_setzero_ps();
+  __m256i zero = _mm256_set1_epi32(w.zero - kCentre);
+  for (size_t s = 0, g = 0; s < x.spans; ++g) {
+    const size_t end = x.spans - s < spans_of_group ? x.spans : s + spans_of_group;
+    const size_t at = g * kInt8Rows + row;
+    if (w.zeros != nullptr)
+      zero = _mm256_sub_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.zeros + at))),
+                              _mm256_set1_epi32(kCentre));
+    __m256 partial[Tokens];
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) partial[t] = _mm256_setzero_ps();
+    for (; s < end; ++s) {
+      const size_t b = s * kSpan / kInt8Block;
+      const uint8_t* const block = w.codes + b * int8_block_bytes(Bits) + row / 8 * kHalf;
+      const int8_t* const columns = values + b * kInt8Block;
+      __m256i dots[Tokens];
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t)  // the upper 16 bits of negated are 0
+        dots[t] = _mm256_madd_epi16(zero, _mm256_set1_epi32(static_cast<int>(negated[t * x.spans + s])));
+      if (Steps == 8 || s % 2 == 0)
+        add_runs<Bits, Range, Tokens, 0, Steps>(block, columns, stride, dots);
+      else
+        add_runs<Bits, Range, Tokens, 8 - Steps, 8>(block, columns, stride, dots);
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t)
+        partial[t] =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t]), _mm256_set1_ps(token_scales[t * x.blocks + b]), partial[t]);
+    }
+    const __m256 scale = load_floats(w.scales, w.scale_dtype, at);
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) totals[t] = _mm256_fmadd_ps(partial[t], scale, totals[t]);
+    if (w.mins != nullptr) {
+      const __m256 min = load_floats(w.mins, w.scale_dtype, at);
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t)
+        totals[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(x.sums[(first + t) * x.groups + g]), totals[t]);
+    }
+  }
+  NIBBLE_UNROLL
+  for (size_t t = 0; t < Tokens; ++t) _mm256_storeu_ps(y + t * kInt8Rows + row, totals[t]);
+}
+
+template <int Bits, int Range, size_t Tokens>
+void tile(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept {
+  for (size_t row = 0; row < kInt8Rows; row += 8)
+    if (int8_span(w.group) == kInt8Block)
+      half_tile<Bits, Range, Tokens, 8>(w, x, first, row, y);
+    else
+      half_tile<Bits, Range, Tokens, 4>(w, x, first, row, y);
+}
+
+using TileProducts = void (*)(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept;
+
+void products(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept {
+  static constexpr TileProducts kOfBits[] = {tile<0, 4, 1>, tile<1, 4, 1>, tile<2, 4, 1>, tile<3, 4, 1>, tile<4, 4, 1>,
+                                             tile<5, 5, 1>, tile<6, 6, 1>, tile<7, 7, 1>, tile<8, 8, 1>};
+  kOfBits[w.bits](w, x, token, y);
+}
+
+void unpacked_products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  static constexpr TileProducts kOfRange[][kTokens] = {{tile<8, 4, 1>, tile<8, 4, 2>, tile<8, 4, 3>, tile<8, 4, 4>},
+                                                       {tile<8, 5, 1>, tile<8, 5, 2>, tile<8, 5, 3>, tile<8, 5, 4>},
+                                                       {tile<8, 6, 1>, tile<8, 6, 2>, tile<8, 6, 3>, tile<8, 6, 4>},
+                                                       {tile<8, 7, 1>, tile<8, 7, 2>, tile<8, 7, 3>, tile<8, 7, 4>},
+                                                       {tile<8, 8, 1>, tile<8, 8, 2>, tile<8, 8, 3>, tile<8, 8, 4>}};
+  kOfRange[w.bits <= 4 ? 0 : w.bits - 4][count - 1](w, x, first, y);
+}
+
+template <int Bits, int S>
+NIBBLE_INLINE void store_steps(const uint8_t* block, uint8_t* out) {
+  if constexpr (S < static_cast<int>(kInt8Steps)) {
+    for (size_t at = 0; at < kInt8Vector; at += kHalf)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + S * kInt8Vector + at), step<Bits, S>(block + at));
+    store_steps<Bits, S + 1>(block, out);
+  }
+}
+
+template <int Bits>
+void unpack_of(const uint8_t* packed, size_t blocks, uint8_t* steps) noexcept {
+  for (size_t b = 0; b < blocks; ++b)
+    store_steps<Bits, 0>(packed + b * int8_block_bytes(Bits), steps + b * kInt8Steps * kInt8Vector);
+}
+
+void unpack(const uint8_t* packed, int bits, size_t blocks, uint8_t* steps) noexcept {
+  using Unpack = void (*)(const uint8_t*, size_t, uint8_t*) noexcept;
+  static constexpr Unpack kOfBits[] = {unpack_of<0>, unpack_of<1>, unpack_of<2>, unpack_of<3>, unpack_of<4>,
+                                       unpack_of<5>, unpack_of<6>, unpack_of<7>, unpack_of<8>};
+  kOfBits[bits](packed, blocks, steps);
+}
+
+// x[0, n), n <= 32, and zeros after it.
+NIBBLE_INLINE void load_block(const float* x, size_t n, __m256 (&block)[4]) {
+  alignas(32) float whole[kInt8Block] = {};
+  if (n < kInt8Block) {
+    __builtin_memcpy(whole, x, n * sizeof(float));
+    x = whole;
+  }
+  NIBBLE_UNROLL
+  for (size_t i = 0; i < 4; ++i) block[i] = _mm256_loadu_ps(x + 8 * i);
+}
+
+NIBBLE_INLINE uint32_t largest_magnitude(const __m256 (&block)[4]) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  __m256i largest = _mm256_setzero_si256();
+  NIBBLE_UNROLL
+  for (size_t i = 0; i < 4; ++i)
+    largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(block[i]), magnitude));
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(four));
+}
+
+NIBBLE_INLINE __m256i to_int(__m256 x, __m256 inverse) { return _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)); }
+
+void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, size_t token) noexcept {
+  const size_t span = int8_span(group);
+  int8_t* const values = out.values + token * out.blocks * kInt8Block;
+  uint32_t* const negated = out.negated + token * out.spans;
+  float* const sums = out.sums + token * out.groups;
+  for (size_t g = 0; g < out.groups; ++g) sums[g] = 0;
+  for (size_t b = 0; b < out.blocks; ++b) {
+    const size_t begin = b * kInt8Block;
+    __m256 block[4];
+    load_block(x + begin, cols - begin < kInt8Block ? cols - begin : kInt8Block, block);
+    const uint32_t bits = largest_magnitude(block);
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
+    float scale = largest / 127.0f;
+    __m256i bytes = _mm256_setzero_si256();
+    if (bits >= 0x7f800000u) {
+      scale = __builtin_nanf("");
+    } else if (largest < 1e-30f) {
+      scale = 0;
+    } else {
+      const __m256 inverse = _mm256_set1_ps(127.0f / largest);
+      // The packs interleave the two halves of their arguments; the permutation undoes it.
+      bytes = _mm256_packs_epi16(_mm256_packs_epi32(to_int(block[0], inverse), to_int(block[1], inverse)),
+                                 _mm256_packs_epi32(to_int(block[2], inverse), to_int(block[3], inverse)));
+      bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + begin), bytes);
+    out.scales[token * out.blocks + b] = scale;
+    int halves[2] = {0, 0};
+    for (size_t i = 0; i < kInt8Block; ++i) halves[i / 16] += values[begin + i];
+    if (span == kInt8Block) {
+      negated[b] = static_cast<uint32_t>(-(halves[0] + halves[1])) & 0xffffu;
+      sums[begin / group] += scale * static_cast<float>(halves[0] + halves[1]);
+    } else {
+      for (size_t h = 0; h < 2; ++h) {
+        negated[2 * b + h] = static_cast<uint32_t>(-halves[h]) & 0xffffu;
+        sums[(begin + 16 * h) / group] += scale * static_cast<float>(halves[h]);
+      }
+    }
+  }
+}
+
+}  // namespace
+NIBBLE_TARGET_END
+
+extern const Int8Table int8_avx2;
+const Int8Table int8_avx2 = {"avx2", "avx2", avx2::usable, kTokens, quantize, unpack, products, unpacked_products};
+
+}  // namespace nibble::kernels
+#endif

@@ -1,0 +1,228 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/avx2.h"
+#include "kernels/int8.h"
+#include "kernels/target.h"
+
+namespace nibble::kernels {
+
+static bool vnni_usable() {
+  return avx2::usable() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+NIBBLE_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+namespace {
+
+constexpr size_t kTokens = 8;  // 8 integer sums, 8 of a group and 8 of the row in 32 registers
+
+template <int Right>
+NIBBLE_INLINE __m512i shift(__m512i v) {
+  if constexpr (Right > 0) return _mm512_srli_epi16(v, Right);
+  if constexpr (Right < 0) return _mm512_slli_epi16(v, -Right);
+  return v;
+}
+
+NIBBLE_INLINE __m512i load(const uint8_t* p) { return _mm512_load_si512(p); }
+
+// codes | (v & mask)
+NIBBLE_INLINE __m512i merge(__m512i codes, __m512i v, char mask) {
+  return _mm512_ternarylogic_epi32(codes, v, _mm512_set1_epi8(mask), 0xf8);
+}
+
+// Step S of a packed block: a shift and a merge for each plane.
+template <int Bits, int S>
+NIBBLE_INLINE __m512i step(const uint8_t* block) {
+  constexpr size_t kVector = kInt8Vector;
+  if constexpr (Bits == 8) return load(block + S * kVector);
+  if constexpr (Bits == kInt8SignOnly) return _mm512_and_si512(shift<S - 1>(load(block)), _mm512_set1_epi8(2));
+  __m512i codes = _mm512_setzero_si512();
+  if constexpr ((Bits & 4) != 0)
+    codes = _mm512_and_si512(shift<S % 2 * 4>(load(block + S / 2 * kVector)), _mm512_set1_epi8(15));
+  if constexpr ((Bits & 2) != 0) {
+    constexpr int kTo = Bits & 4;
+    codes = merge(codes, shift<S % 4 * 2 - kTo>(load(block + (Bits & 4) * kVector + S / 4 * kVector)), 3 << kTo);
+  }
+  if constexpr ((Bits & 1) != 0) {
+    constexpr int kTo = Bits & 6;
+    codes = merge(codes, shift<S - kTo>(load(block + (Bits & 6) * kVector)), 1 << kTo);
+  }
+  return codes;
+}
+
+// Adds steps [S, End) to the integer sums; values: the tokens' first columns of the block.
+template <int Bits, size_t Tokens, int S, int End>
+NIBBLE_INLINE void add_steps(const uint8_t* block, const int8_t* values, size_t stride, __m512i* dots) {
+  if constexpr (S < End) {
+    const __m512i codes = step<Bits, S>(block);
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) {
+      int four;
+      __builtin_memcpy(&four, values + t * stride + 4 * S, 4);
+      dots[t] = _mm512_dpbusd_epi32(dots[t], codes, _mm512_set1_epi32(four));
+    }
+    add_steps<Bits, Tokens, S + 1, End>(block, values, stride, dots);
+  }
+}
+
+NIBBLE_INLINE __m512 load_floats(const void* values, DType dtype, size_t group) {
+  if (dtype == DType::kF32) return _mm512_loadu_ps(static_cast<const float*>(values) + group * kInt8Rows);
+  const __m256i halves =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(values) + group * kInt8Rows));
+  if (dtype == DType::kF16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+// For 512 int4 weights and one token: 4 loads, 12 operations to unpack, 8 dot products, and 4 to scale.
+template <int Bits, size_t Tokens, int Steps>
+void tile(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept {
+  constexpr size_t kSpan = 4 * Steps;
+  const size_t spans_of_group = w.group / kSpan, stride = x.blocks * kInt8Block;
+  const int8_t* const values = x.values + first * stride;
+  const float* const token_scales = x.scales + first * x.blocks;
+  const uint32_t* const negated = x.negated + first * x.spans;
+  __m512 totals[Tokens];
+  NIBBLE_UNROLL
+  for (size_t t = 0; t < Tokens; ++t) totals[t] = _mm512_setzero_ps();
+  __m512i zero = _mm512_set1_epi32(w.zero);
+  for (size_t s = 0, g = 0; s < x.spans; ++g) {
+    const size_t end = x.spans - s < spans_of_group ? x.spans : s + spans_of_group;
+    if (w.zeros != nullptr)
+      zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.zeros + g * kInt8Rows)));
+    __m512 partial[Tokens];
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) partial[t] = _mm512_setzero_ps();
+    for (; s < end; ++s) {
+      const size_t b = s * kSpan / kInt8Block;
+      const uint8_t* const block = w.codes + b * int8_block_bytes(Bits);
+      const int8_t* const columns = values + b * kInt8Block;
+      __m512i dots[Tokens];
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t)
+        dots[t] = _mm512_madd_epi16(zero, _mm512_set1_epi32(static_cast<int>(negated[t * x.spans + s])));
+      if (Steps == 8 || s % 2 == 0)
+        add_steps<Bits, Tokens, 0, Steps>(block, columns, stride, dots);
+      else
+        add_steps<Bits, Tokens, 8 - Steps, 8>(block, columns, stride, dots);
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t)
+        partial[t] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), _mm512_set1_ps(token_scales[t * x.blocks + b]), partial[t]);
+    }
+    const __m512 scale = load_floats(w.scales, w.scale_dtype, g);
+    NIBBLE_UNROLL
+    for (size_t t = 0; t < Tokens; ++t) totals[t] = _mm512_fmadd_ps(partial[t], scale, totals[t]);
+    if (w.mins != nullptr) {
+      const __m512 min = load_floats(w.mins, w.scale_dtype, g);
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t)
+        totals[t] = _mm512_fmadd_ps(min, _mm512_set1_ps(x.sums[(first + t) * x.groups + g]), totals[t]);
+    }
+  }
+  NIBBLE_UNROLL
+  for (size_t t = 0; t < Tokens; ++t) _mm512_storeu_ps(y + t * kInt8Rows, totals[t]);
+}
+
+template <int Bits, size_t Tokens>
+void tile_of(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept {
+  if (int8_span(w.group) == kInt8Block)
+    tile<Bits, Tokens, 8>(w, x, first, y);
+  else
+    tile<Bits, Tokens, 4>(w, x, first, y);
+}
+
+using TileProducts = void (*)(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept;
+
+void products(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept {
+  static constexpr TileProducts kOfBits[] = {tile_of<0, 1>, tile_of<1, 1>, tile_of<2, 1>, tile_of<3, 1>, tile_of<4, 1>,
+                                             tile_of<5, 1>, tile_of<6, 1>, tile_of<7, 1>, tile_of<8, 1>};
+  kOfBits[w.bits](w, x, token, y);
+}
+
+void unpacked_products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  static constexpr TileProducts kOfTokens[kTokens] = {tile_of<8, 1>, tile_of<8, 2>, tile_of<8, 3>, tile_of<8, 4>,
+                                                      tile_of<8, 5>, tile_of<8, 6>, tile_of<8, 7>, tile_of<8, 8>};
+  kOfTokens[count - 1](w, x, first, y);
+}
+
+template <int Bits, int S>
+NIBBLE_INLINE void store_steps(const uint8_t* block, uint8_t* out) {
+  if constexpr (S < static_cast<int>(kInt8Steps)) {
+    _mm512_storeu_si512(out + S * kInt8Vector, step<Bits, S>(block));
+    store_steps<Bits, S + 1>(block, out);
+  }
+}
+
+template <int Bits>
+void unpack_of(const uint8_t* packed, size_t blocks, uint8_t* steps) noexcept {
+  for (size_t b = 0; b < blocks; ++b)
+    store_steps<Bits, 0>(packed + b * int8_block_bytes(Bits), steps + b * kInt8Steps * kInt8Vector);
+}
+
+void unpack(const uint8_t* packed, int bits, size_t blocks, uint8_t* steps) noexcept {
+  using Unpack = void (*)(const uint8_t*, size_t, uint8_t*) noexcept;
+  static constexpr Unpack kOfBits[] = {unpack_of<0>, unpack_of<1>, unpack_of<2>, unpack_of<3>, unpack_of<4>,
+                                       unpack_of<5>, unpack_of<6>, unpack_of<7>, unpack_of<8>};
+  kOfBits[bits](packed, blocks, steps);
+}
+
+NIBBLE_INLINE int sum16(__m128i values) {
+  const __m512i wide = _mm512_cvtepi8_epi32(values);
+  return _mm512_reduce_add_epi32(wide);
+}
+
+void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, size_t token) noexcept {
+  const size_t span = int8_span(group);
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  int8_t* const values = out.values + token * out.blocks * kInt8Block;
+  uint32_t* const negated = out.negated + token * out.spans;
+  float* const sums = out.sums + token * out.groups;
+  for (size_t g = 0; g < out.groups; ++g) sums[g] = 0;
+  for (size_t b = 0; b < out.blocks; ++b) {
+    const size_t begin = b * kInt8Block, left = cols - begin < kInt8Block ? cols - begin : kInt8Block;
+    const auto mask = static_cast<uint32_t>((uint64_t{1} << left) - 1);
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask & 0xffffu), x + begin);
+    const __m512 high = mask >> 16 == 0 ? _mm512_setzero_ps()
+                                        : _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + begin + 16);
+    const auto bits = static_cast<uint32_t>(
+        _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                                                 _mm512_and_si512(_mm512_castps_si512(high), magnitude))));
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
+    float scale = largest / 127.0f;
+    __m128i first = _mm_setzero_si128(), second = _mm_setzero_si128();
+    if (bits >= 0x7f800000u) {
+      scale = __builtin_nanf("");
+    } else if (largest < 1e-30f) {
+      scale = 0;
+    } else {
+      const __m512 inverse = _mm512_set1_ps(127.0f / largest);
+      first = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)));
+      second = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)));
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(values + begin), first);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(values + begin + 16), second);
+    out.scales[token * out.blocks + b] = scale;
+    const int halves[2] = {sum16(first), sum16(second)};
+    if (span == kInt8Block) {
+      negated[b] = static_cast<uint32_t>(-(halves[0] + halves[1])) & 0xffffu;
+      sums[begin / group] += scale * static_cast<float>(halves[0] + halves[1]);
+    } else {
+      for (size_t h = 0; h < 2; ++h) {
+        negated[2 * b + h] = static_cast<uint32_t>(-halves[h]) & 0xffffu;
+        sums[(begin + 16 * h) / group] += scale * static_cast<float>(halves[h]);
+      }
+    }
+  }
+}
+
+}  // namespace
+NIBBLE_TARGET_END
+
+extern const Int8Table int8_vnni;
+const Int8Table int8_vnni = {"vnni", "avx512", vnni_usable, kTokens, quantize, unpack, products, unpacked_products};
+
+}  // namespace nibble::kernels
+#endif

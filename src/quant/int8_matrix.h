@@ -1,0 +1,52 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/tensor.h"
+#include "kernels/int8.h"
+#include "quant/packed_matrix.h"
+
+namespace nibble {
+
+// A packed integer weight in the order that the int8 kernels read (kernels/int8.h): compute level int8. As many bits
+// for each code as before; scales and mins as F16 or BF16 where that loses nothing, else F32. Rows are padded to 16,
+// columns to 32. Copies share the memory.
+class Int8Matrix {
+ public:
+  // Integer grids, groups that are a multiple of 16 columns or the whole row, in the order of the columns.
+  static bool accepts(const PackedMatrix& packed);
+  // `packed` must be accepted. Parallel.
+  explicit Int8Matrix(const PackedMatrix& packed);
+
+  const QuantSpec& spec() const { return spec_; }
+  size_t rows() const { return rows_; }
+  size_t cols() const { return cols_; }
+  size_t bytes() const;  // in memory
+  // As PackedMatrix: the same values, bit by bit.
+  void load_row(size_t row, size_t begin, size_t count, float* out) const noexcept;
+  kernels::Int8Tile tile(size_t index) const;  // rows [16 index, 16 index + 16)
+  size_t tiles() const { return tiles_; }
+  size_t blocks() const { return blocks_; }
+  size_t groups() const { return groups_; }
+  size_t group() const { return group_; }
+
+ private:
+  QuantSpec spec_;
+  size_t rows_ = 0, cols_ = 0;
+  size_t tiles_ = 0, blocks_ = 0, group_ = 0, groups_ = 0;  // blocks and groups of a row, padding included
+  int bits_ = 0;                                            // as Int8Tile has it
+  DType scale_dtype_ = DType::kF32;
+  std::shared_ptr<uint8_t> codes_;                // [tiles, blocks, packed block]
+  std::shared_ptr<std::vector<uint8_t>> zeros_;   // [tiles, groups, 16] or null
+  std::shared_ptr<std::vector<uint8_t>> scales_;  // [tiles, groups, 16] of scale_dtype_
+  std::shared_ptr<std::vector<uint8_t>> mins_;    // the same, or null
+};
+
+// As multiply() of WeightMatrix, but x is quantized to int8 in groups of 32 columns first. The sums of a row are formed
+// in an order that depends on neither threads nor the number of tokens. After the first call of a size nothing is
+// allocated.
+void multiply(const Int8Matrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y);
+
+}  // namespace nibble
