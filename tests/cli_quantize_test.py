@@ -110,7 +110,7 @@ class Quantize(Case):
                                 (["--scheme", "W4A16", "--rule", "x"], "REGEX"), (["--scheme", "W4A16", "--skip", "("], "--skip"),
                                 (["--scheme", "W4A16", "--no-fallback"], "--group-size 32"), (["--scheme", "W4A16", "--fail-if", "ppl"], "--fail-if"),
                                 (["--scheme", "W4A16", "--dtype", "int8"], "fp32"), (["--bits", "4", "--lm-head", "x"], "--lm-head"),
-                                (["--quant", "{'linear:x': {}}"], "linear:x"), (["--bits", "4", "--granularity", "tensor", "--group-size", "32"], "granularity")):
+                                (["--quant", "{'linear:x': {}}"], "linear:x"), (["--scheme", "W4A16", "--quant", "{'linear:int4': {}}"], "keep one"), (["--bits", "4", "--granularity", "tensor", "--group-size", "32"], "granularity")):
             with self.subTest(arguments=arguments):
                 done = subprocess.run([NIBBLE, "quantize", LLAMA, "-o", self.out, *arguments], capture_output=True, text=True, timeout=300)
                 self.assertEqual(done.returncode, 2, done.stderr)

@@ -41,7 +41,13 @@ QuantizeRequest request_of(const Options& o) {
   QuantizeRequest request;
   if (!o.recipe.empty()) apply_recipe_file(o.recipe, request);
   if (!o.quant.empty()) flag("--quant", [&] { apply_torchchat(o.quant, request); });
-  if (!o.scheme.empty()) request.scheme = o.scheme;
+  if (!o.scheme.empty()) {
+    QuantizeRequest dictionary;
+    if (!o.quant.empty()) apply_torchchat(o.quant, dictionary);
+    if (!dictionary.change.empty())
+      throw Error(ErrorKind::kUsage, "--scheme and --quant both say how to quantize the linears; keep one");
+    request.scheme = o.scheme;
+  }
   if (o.bits) request.change.bits = o.bits;
   if (!o.group_size.empty()) flag("--group-size", [&] { request.change.group = parse_group(o.group_size); });
   if (!o.granularity.empty()) apply_granularity(o.granularity, request.change);

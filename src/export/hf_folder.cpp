@@ -19,6 +19,11 @@ std::string shard_file(size_t index, size_t count) {
   return name;
 }
 
+// Metadata of a GGUF may hold bytes that are no UTF-8: replaced, since a model should not fail for its licence's name.
+std::string text_of(const OrderedJson& json) {
+  return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
 std::string_view torch_name(DType dtype) {
   switch (dtype) {
     case DType::kF16:
@@ -78,10 +83,10 @@ void HfFolder::finish(const OrderedJson& config, const Source& source) {
     std::map<std::string, std::string> files;
     for (size_t i = 0; i < names_.size(); ++i) files[names_[i]] = shard_files_[places_[i].shard];
     const OrderedJson index = {{"metadata", {{"total_size", data_bytes_}}}, {"weight_map", files}};
-    write_text_file(output_.path() / "model.safetensors.index.json", index.dump(2) + "\n");
+    write_text_file(output_.path() / "model.safetensors.index.json", text_of(index));
   }
   for (const std::string& name : source.side_files()) write_text_file(output_.path() / name, source.side_file(name));
-  write_text_file(output_.path() / "config.json", config.dump(2) + "\n");
+  write_text_file(output_.path() / "config.json", text_of(config));
   output_.commit();
 }
 

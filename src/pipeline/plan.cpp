@@ -302,6 +302,11 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
     plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",
                                 format_bytes(plan.bytes_after), "): what is kept becomes ",
                                 float_dtype_name(plan.dtype), "; --embedding 8 or --dtype bf16 makes it smaller"));
+  const bool activations = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const PlannedTensor& planned) {
+    return planned.activations.mode != ActivationSpec::Mode::kNone;
+  });
+  if (format && !format->keeps_codes && activations)
+    plan.warnings.push_back(cat("format ", format->name, " holds weights only: nothing will quantize the inputs"));
   return plan;
 }
 

@@ -204,6 +204,12 @@ TEST_F(Plan, RefusesEmptyAndImpossibleRequests) {
   EXPECT_NE(text(), "");
 }
 
+TEST_F(Plan, FormatsWithoutCodesSayThatInputsStayFloat) {
+  request_.scheme = "W8A8";
+  EXPECT_THAT(make_plan(*source_, request_, &find_exporter("fake")).warnings, Contains(HasSubstr("weights only")));
+  EXPECT_THAT(make().warnings, testing::Not(Contains(HasSubstr("weights only"))));
+}
+
 TEST_F(Plan, DescribesItselfAsJson) {
   make();
   const OrderedJson json = to_json(plan_);

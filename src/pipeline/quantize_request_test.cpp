@@ -116,6 +116,15 @@ TEST(Torchchat, EveryDictionary) {
   EXPECT_EQ(torchchat(R"({"linear:hqq": {"groupsize": 32}})").algorithm, "hqq");
 }
 
+TEST(Torchchat, ALinearEntryReplacesAScheme) {
+  QuantizeRequest request;
+  request.scheme = "W8A8";
+  apply_torchchat("{'embedding': {'bitwidth': 8}}", request);
+  EXPECT_EQ(request.scheme, "W8A8");
+  apply_torchchat("{'linear:int4': {'groupsize': 32}}", request);
+  EXPECT_FALSE(request.scheme);
+}
+
 TEST(Torchchat, RefusesByName) {
   EXPECT_THAT(error_text([] { torchchat(R"({"linear:int5": {}})"); }), HasSubstr("linear:int5"));
   EXPECT_THAT(error_text([] { torchchat(R"({"linear:int4": {"group": 3}})"); }), HasSubstr("'group'"));

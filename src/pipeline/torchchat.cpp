@@ -95,6 +95,8 @@ constexpr LinearKind kLinears[] = {
 
 void apply_linear(const LinearKind& kind, const Json& options, QuantizeRequest& request) {
   check_keys(options, kind.name, {"bitwidth", "groupsize"});
+  request.scheme.reset();  // the dictionary says all there is to say about the linears
+  request.activations.reset();
   request.change = {};
   request.change.bits = bits_of(options, kind.name, kind.bits, {kind.bits});
   request.change.group = group_of(options, kind.group);
