@@ -16,12 +16,16 @@ namespace {
 
 int exit_code(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::kUsage: return 2;
-    case ErrorKind::kGate: return 3;
-    case ErrorKind::kInterrupted: return 130;  // what shells report for a program that Ctrl-C ended
+    case ErrorKind::kUsage:
+      return 2;
+    case ErrorKind::kGate:
+      return 3;
+    case ErrorKind::kInterrupted:
+      return 130;  // what shells report for a program that Ctrl-C ended
     case ErrorKind::kCorrupt:
     case ErrorKind::kUnsupported:
-    case ErrorKind::kIo: break;
+    case ErrorKind::kIo:
+      break;
   }
   return 1;
 }

@@ -23,7 +23,8 @@ void add_run_flags(CLI::App& verb, RunFlags& flags, const std::string& default_c
                   "store what is not quantized as fp32, bf16 or fp16 (default: as in the file)");
   verb.add_option("--scheme", flags.scheme, "quantize on the fly with this preset (nibble quantize --help lists them)");
   verb.add_option("--quant,--quantize", flags.quant, "quantize on the fly as this torchchat dictionary says");
-  verb.add_option("--compute", flags.compute, "arithmetic of products with quantized weights; int8 quantizes the activations too")
+  verb.add_option("--compute", flags.compute,
+                  "arithmetic of products with quantized weights; int8 quantizes the activations too")
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
   verb.add_option("--kv-cache", flags.kv_cache, "type of keys and values")

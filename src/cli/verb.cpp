@@ -23,7 +23,8 @@ std::string duration(double seconds) {
 
 class Bar final : public Progress {
  public:
-  explicit Bar(std::string title) : title_(std::move(title)), terminal_(isatty(STDERR_FILENO) == 1), start_(wall_seconds()), shown_(start_) {}
+  explicit Bar(std::string title)
+      : title_(std::move(title)), terminal_(isatty(STDERR_FILENO) == 1), start_(wall_seconds()), shown_(start_) {}
   ~Bar() override {
     if (drawn_) std::cerr << "\r\033[K" << std::flush;
   }
@@ -43,8 +44,9 @@ class Bar final : public Progress {
     constexpr size_t kWidth = 24;
     const auto filled = static_cast<size_t>(share * kWidth);
     drawn_ = true;
-    std::cerr << '\r' << title_ << " [" << std::string(filled, '#') << std::string(kWidth - std::min(filled, kWidth), '.') << "] " << percent
-              << " %" << eta << "  " << what << "\033[K" << std::flush;
+    std::cerr << '\r' << title_ << " [" << std::string(filled, '#')
+              << std::string(kWidth - std::min(filled, kWidth), '.') << "] " << percent << " %" << eta << "  " << what
+              << "\033[K" << std::flush;
   }
 
  private:
@@ -85,7 +87,8 @@ CLI::App& add_verb(CLI::App& app, const std::string& name, const std::string& su
                    std::shared_ptr<Common> common) {
   CLI::App& verb = *app.add_subcommand(name, summary);
   verb.footer("\nExamples:\n" + examples);
-  verb.add_option("--threads", common->threads, "threads to use (0: one for each physical core)")->capture_default_str();
+  verb.add_option("--threads", common->threads, "threads to use (0: one for each physical core)")
+      ->capture_default_str();
   verb.add_flag("--quiet", common->quiet, "no progress, no messages");
   verb.add_option("--json", common->json, "write the result as JSON to FILE, or to stdout with -")->type_name("FILE|-");
   return verb;

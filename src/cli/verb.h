@@ -26,8 +26,8 @@ struct Common {
   void note(const std::string& line) const;
 };
 
-// Adds a subcommand with the common flags; `examples` ends its --help. The verb then adds options bound to state that it
-// keeps alive by capturing a shared_ptr in the callback it returns to `run`.
+// Adds a subcommand with the common flags; `examples` ends its --help. The verb then adds options bound to state that
+// it keeps alive by capturing a shared_ptr in the callback it returns to `run`.
 CLI::App& add_verb(CLI::App& app, const std::string& name, const std::string& summary, const std::string& examples,
                    std::shared_ptr<Common> common);
 

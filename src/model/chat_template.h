@@ -22,8 +22,8 @@ class ChatTemplate {
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
 
-  // `variables` are further names the template may read (bos_token, eos_token, ...). The template's own raise_exception()
-  // becomes Error(kUsage).
+  // `variables` are further names the template may read (bos_token, eos_token, ...). The template's own
+  // raise_exception() becomes Error(kUsage).
   std::string render(const std::vector<ChatMessage>& messages, bool add_generation_prompt, const Json& variables) const;
 
  private:

@@ -23,7 +23,8 @@ WeightTotals count_weights(const Source& source) {
   const auto tied = find_bool(source.config(), "tie_word_embeddings");
   WeightTotals totals;
   for (const auto& tensor : source.tensors()) {
-    if (tied.value_or(false) && tensor->name() == "lm_head.weight") continue;  // some writers store the tied matrix twice
+    if (tied.value_or(false) && tensor->name() == "lm_head.weight")
+      continue;  // some writers store the tied matrix twice
     totals.parameters += element_count(tensor->shape());
     totals.bytes += tensor->bytes();
   }
@@ -32,7 +33,9 @@ WeightTotals count_weights(const Source& source) {
 
 void LoadedModel::need_tokenizer() const {
   if (tokenizer) return;
-  throw Error(ErrorKind::kUsage, cat(source->path().string(), " has no tokenizer (tokenizer.json or tokenizer.model): only token ids can be used with it"));
+  throw Error(ErrorKind::kUsage,
+              cat(source->path().string(),
+                  " has no tokenizer (tokenizer.json or tokenizer.model): only token ids can be used with it"));
 }
 
 LoadedModel load_model(const std::filesystem::path& path, const ModelChoices& choices, Progress& progress) {

@@ -18,7 +18,9 @@ struct WeightTotals {
   size_t bytes = 0;  // stored, scales and zero points included
 
   // Bits per weight; 0 for a model without weights.
-  double bpw() const { return parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters); }
+  double bpw() const {
+    return parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters);
+  }
 };
 WeightTotals count_weights(const Source& source);
 
@@ -26,8 +28,8 @@ WeightTotals count_weights(const Source& source);
 struct ModelChoices {
   std::optional<DType> dtype;  // type of what is not quantized; default: as stored
   Compute compute = Compute::kFp32;
-  std::string scheme;          // preset to quantize with on the fly, or ""
-  std::string quant;           // torchchat dictionary to quantize with on the fly, or ""
+  std::string scheme;  // preset to quantize with on the fly, or ""
+  std::string quant;   // torchchat dictionary to quantize with on the fly, or ""
 };
 
 // A model ready to run with all that belongs to it.
@@ -35,8 +37,8 @@ struct LoadedModel {
   std::unique_ptr<Source> source;        // outlives the model, which reads from its mapping
   std::unique_ptr<Tokenizer> tokenizer;  // null when the checkpoint has none
   std::unique_ptr<Model> model;
-  WeightTotals totals;                 // on disk, or as `quantize` would have written what was quantized on the fly
-  std::vector<std::string> warnings;   // of the plan on the fly
+  WeightTotals totals;                // on disk, or as `quantize` would have written what was quantized on the fly
+  std::vector<std::string> warnings;  // of the plan on the fly
 
   // Throws Error(kUsage) when there is no tokenizer.
   void need_tokenizer() const;

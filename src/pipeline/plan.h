@@ -58,8 +58,8 @@ struct QuantizePlan {
 // requests that cannot be met (unknown names, groups with allow_fallback off, nothing to quantize), Error(kCorrupt) for
 // a source that lacks tensors or has some of the wrong shape.
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format);
-// Another format for the same values: codes move unchanged where the format keeps codes, all else becomes floats of `dtype`
-// (by default as in the source). Throws Error(kUsage) when the format cannot hold the codes.
+// Another format for the same values: codes move unchanged where the format keeps codes, all else becomes floats of
+// `dtype` (by default as in the source). Throws Error(kUsage) when the format cannot hold the codes.
 QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format);
 
 // The plan as exporters see it.
