@@ -8,7 +8,7 @@ function(nibble_unit_tests folder)
       ENVIRONMENT "ASAN_OPTIONS=allow_addr2line=1:detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1")
     return()
   endif()
-  gtest_discover_tests(${folder}_test TEST_PREFIX ${folder}. DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 300)
+  gtest_discover_tests(${folder}_test NO_PRETTY_VALUES TEST_PREFIX ${folder}. DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 300)
   if(folder STREQUAL core OR folder STREQUAL formats)
     return()  # below the kernels: no instruction set makes a difference
   endif()
