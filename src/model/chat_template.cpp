@@ -8,7 +8,7 @@ namespace nibble {
 namespace {
 
 // Far above what rendering a conversation takes; about a second of work for a template that would not end.
-constexpr size_t kBudget = 200'000'000;
+constexpr size_t kBudget = 30'000'000;
 
 jinja::Value checked_text(const std::string& text, std::string_view what) {
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos)
