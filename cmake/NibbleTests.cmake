@@ -1,20 +1,20 @@
-# Registers the cases of <folder>_test. A case is one ctest in an ordinary build. Sanitized builds start slowly and instruction
-# sets are many, so there a whole binary is one ctest: asan.<folder>, <isa>.<folder>.
+# Registers the cases of <folder>_test, each as one ctest: FOLDER.SUITE.CASE, in sanitized builds asan.FOLDER.SUITE.CASE. Ordinary
+# builds repeat each binary as a whole with the instruction sets of NIBBLE_TEST_ISAS: ISA.FOLDER.
 function(nibble_unit_tests folder)
   if(NIBBLE_SANITIZE)
-    add_test(NAME asan.${folder} COMMAND ${folder}_test)
     # Debian installs no symbolizer with clang; binutils' addr2line serves as one.
-    set_tests_properties(asan.${folder} PROPERTIES LABELS "unit;asan" TIMEOUT 900
-      ENVIRONMENT "ASAN_OPTIONS=allow_addr2line=1:detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1")
+    gtest_discover_tests(${folder}_test NO_PRETTY_VALUES TEST_PREFIX asan.${folder}. DISCOVERY_TIMEOUT 120
+      PROPERTIES LABELS asan TIMEOUT 300 ENVIRONMENT ASAN_OPTIONS=allow_addr2line=1:detect_stack_use_after_return=1)
     return()
   endif()
-  gtest_discover_tests(${folder}_test NO_PRETTY_VALUES TEST_PREFIX ${folder}. DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 300)
+  gtest_discover_tests(${folder}_test NO_PRETTY_VALUES TEST_PREFIX ${folder}. DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS unit TIMEOUT 300)
   if(folder STREQUAL core OR folder STREQUAL formats)
     return()  # below the kernels: no instruction set makes a difference
   endif()
   foreach(isa ${NIBBLE_TEST_ISAS})
     add_test(NAME ${isa}.${folder} COMMAND ${folder}_test)
-    set_tests_properties(${isa}.${folder} PROPERTIES LABELS "unit;isa" TIMEOUT 900 ENVIRONMENT NIBBLE_ISA=${isa})
+    set_tests_properties(${isa}.${folder} PROPERTIES LABELS isa TIMEOUT 900 ENVIRONMENT NIBBLE_ISA=${isa})
   endforeach()
 endfunction()
 
