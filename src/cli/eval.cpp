@@ -40,7 +40,7 @@ std::vector<TokenId> parse_ids(const std::string& text) {
     try {
       size_t used = 0;
       ids.push_back(std::stoi(part, &used));
-      if (part.find_first_not_of(" ", used) == std::string::npos) continue;
+      if (part.find_first_not_of(' ', used) == std::string::npos) continue;
     } catch (const std::exception&) {
     }
     throw Error(ErrorKind::kUsage, cat("--ids: '", part, "' is not a token id; write --ids 1,2,3"));

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 
@@ -15,7 +16,7 @@ namespace nibble::cli {
 namespace {
 
 std::string duration(double seconds) {
-  const auto whole = static_cast<long>(seconds + 0.5);
+  const auto whole = std::lround(seconds);
   if (whole < 60) return cat(whole, " s");
   if (whole < 3600) return cat(whole / 60, " min ", whole % 60, " s");
   return cat(whole / 3600, " h ", whole % 3600 / 60, " min");

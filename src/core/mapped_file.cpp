@@ -40,9 +40,11 @@ MappedFile::~MappedFile() {
 
 void release_pages(std::span<const std::byte> bytes) noexcept {
   static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<uintptr_t>(bytes.data()) + page - 1) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size()) / page * page;
-  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const size_t skip = (page - begin % page) % page;  // to the first whole page
+  if (bytes.size() < skip + page) return;
+  const size_t length = (bytes.size() - skip) / page * page;
+  ::madvise(const_cast<std::byte*>(bytes.data()) + skip, length, MADV_DONTNEED);
 }
 
 }  // namespace nibble

@@ -61,7 +61,7 @@ CompressedConfig describe_groups(const OutputModel& model) {
     if (!embedding) ++linears[static_cast<size_t>(group - config.groups.begin())];
   }
   // A tied head has no tensor of its own, but readers meet its module.
-  if (model.tied_embeddings) config.ignore.push_back("lm_head");
+  if (model.tied_embeddings) config.ignore.emplace_back("lm_head");
   // The most frequent scheme is that of every Linear not named elsewhere. An embedding is no Linear and is always
   // named.
   const auto most = std::max_element(linears.begin(), linears.end());

@@ -103,10 +103,11 @@ template <class T, class Wide>
 std::vector<Wide> read_array(Cursor& in, size_t count) {
   std::vector<Wide> out(count);
   for (Wide& value : out) {
-    if constexpr (std::is_same_v<T, uint64_t>)
-      value = checked_cast<Wide>(in.read<T>("a list element"), "a list element");
+    const T read = in.read<T>("a list element");
+    if constexpr (std::is_integral_v<T> && std::is_integral_v<Wide>)
+      value = checked_cast<Wide>(read, "a list element");
     else
-      value = static_cast<Wide>(in.read<T>("a list element"));
+      value = static_cast<Wide>(read);
   }
   return out;
 }
@@ -297,7 +298,7 @@ void check_tiling(const std::vector<TensorInfo>& infos, size_t data_start, size_
 std::shared_ptr<Gguf> GgufParser::parse(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
   refuse_lfs_pointer(bytes);
   Cursor in(bytes);
-  auto gguf = std::shared_ptr<Gguf>(new Gguf);
+  auto gguf = std::make_shared<Gguf>();
   gguf->version_ = read_version(in);
   // A tensor's entry takes 24 bytes at least (name length, dimensions, type, offset), a key's 13.
   const size_t tensor_count = in.count("the number of tensors", 24, kMaxHeaderItems);
@@ -306,7 +307,7 @@ std::shared_ptr<Gguf> GgufParser::parse(std::span<const std::byte> bytes, std::s
   size_t budget = kMaxArrayElements;
   for (size_t i = 0; i < key_count; ++i) {
     const std::string key(read_key(in));
-    GgufValue value = with_context([&] { return key; }, [&] { return read_value(in, budget); });
+    GgufValue value = with_context([&]() -> const std::string& { return key; }, [&] { return read_value(in, budget); });
     if (!gguf->metadata_.emplace(key, std::move(value)).second)
       corrupt(cat("the metadata has the key ", key, " twice"));
   }

@@ -99,14 +99,15 @@ std::string ExpressionParser::comparison_operator() {
 Expr ExpressionParser::comparison() {
   Expr first = sum();
   const Position at = current().at;
+  std::string op = comparison_operator();
+  if (op.empty()) return first;
   std::vector<Expr> args;
+  args.push_back(std::move(first));
   std::vector<std::string> operators;
-  for (std::string op = comparison_operator(); !op.empty(); op = comparison_operator()) {
-    if (args.empty()) args.push_back(std::move(first));
+  for (; !op.empty(); op = comparison_operator()) {
     operators.push_back(std::move(op));
     args.push_back(sum());
   }
-  if (args.empty()) return first;
   Expr e = make(ExprKind::kCompare, at, std::move(args));
   e.names = std::move(operators);
   return e;

@@ -113,7 +113,10 @@ Value map_filter(Interpreter& in, In value, Args args) {
     const auto p = args.bind("map", {"attribute", "default"}, 1);
     for (const Value& item : iterate(value, in.budget())) {
       Value got = get_path(in, item, p[0]);
-      out.push_back(got.is_undefined() && p[1] ? *p[1] : std::move(got));
+      if (got.is_undefined() && p[1])
+        out.push_back(*p[1]);
+      else
+        out.push_back(std::move(got));
     }
     return make_list(std::move(out));
   }
@@ -196,6 +199,7 @@ std::vector<Value> sorted(Interpreter& in, const std::vector<Value>& items, bool
     return backwards ? c > 0 : c < 0;
   });
   std::vector<Value> out;
+  out.reserve(order.size());
   for (size_t i : order) out.push_back(items[i]);
   return out;
 }
@@ -204,6 +208,7 @@ Value sort(Interpreter& in, In value, Args args) {
   const auto p = args.bind("sort", {"reverse", "case_sensitive", "attribute"}, 0);
   const std::vector<Value> items = iterate(value, in.budget());
   std::vector<Value> keys;
+  keys.reserve(items.size());
   for (const Value& item : items) keys.push_back(sort_key(in, item, p[2], flag(p[1], false)));
   return make_list(sorted(in, items, flag(p[0], false), keys));
 }
@@ -215,6 +220,7 @@ Value dictsort(Interpreter& in, In value, Args args) {
   const std::vector<Value> items = iterate(items_filter(in, value, {}), in.budget());
   const Value index(int64_t{by == "key" ? 0 : 1});
   std::vector<Value> keys;
+  keys.reserve(items.size());
   for (const Value& item : items) keys.push_back(sort_key(in, item, &index, flag(p[0], false)));
   return make_list(sorted(in, items, flag(p[2], false), keys));
 }
@@ -276,7 +282,7 @@ Value round_filter(Interpreter&, In value, Args args) {
 
 Value int_filter(Interpreter&, In value, Args args) {
   const auto p = args.bind("int", {"default", "base"}, 0);
-  const Value absent = p[0] ? *p[0] : Value(int64_t{0});
+  Value absent = p[0] ? *p[0] : Value(int64_t{0});
   if (value.is_integral()) return Value(get_int(value, "int's input"));
   double number = std::nan("");
   if (value.as_double()) number = *value.as_double();

@@ -33,10 +33,10 @@ class Interpreter {
   // object.name and object[key]; undefined when there is nothing. Throw when `object` is undefined.
   Value attribute(const Value& object, const std::string& name);
   Value item(const Value& object, const Value& key);
-  Value call(const Value& callee, const Arguments& arguments);
-  Value apply_filter(std::string_view name, const Value& input, const Arguments& arguments);
-  bool apply_test(std::string_view name, const Value& input, const Arguments& arguments);
-  Value call_macro(const Stmt& macro, const std::shared_ptr<Scope>& scope, const Arguments& arguments);
+  Value call(const Value& callee, const Arguments& given);
+  Value apply_filter(std::string_view name, const Value& input, const Arguments& given);
+  bool apply_test(std::string_view name, const Value& input, const Arguments& given);
+  Value call_macro(const Stmt& macro, const std::shared_ptr<Scope>& scope, const Arguments& given);
   Value make_namespace(const Arguments& arguments);
 
  private:

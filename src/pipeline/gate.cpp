@@ -86,6 +86,7 @@ std::optional<std::string> Gate::failure(const OrderedJson& result) const {
 
 std::vector<Gate> parse_gates(const std::vector<std::string>& texts) {
   std::vector<Gate> gates;
+  gates.reserve(texts.size());
   for (const std::string& text : texts) gates.push_back(Gate::parse(text));
   return gates;
 }

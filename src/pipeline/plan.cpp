@@ -104,7 +104,7 @@ class Planner {
                   "the embedding and lm_head share one tensor; to quantize them differently, write a model with "
                   "`nibble quantize`");
     if (untied_)
-      plan_.warnings.push_back(
+      plan_.warnings.emplace_back(
           "--lm-head differs from --embedding: lm_head gets a tensor of its own and the model is no longer tied");
   }
 

@@ -62,6 +62,7 @@ Preset find_preset(std::string_view name) {
 
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
+  names.reserve(std::size(kPresets));
   for (const Row& row : kPresets) names.emplace_back(row.name);
   return names;
 }

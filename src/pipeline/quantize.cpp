@@ -197,6 +197,7 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   std::optional<StagedOutput> together;
   if (formats.size() > 1) together.emplace(out, /*folder=*/true, force);
   std::vector<std::unique_ptr<Exporter>> exporters;
+  exporters.reserve(formats.size());
   for (const ExporterEntry* format : formats)
     exporters.push_back(format->make(together ? together->path() / format->name : out, !together && force, model));
 

@@ -33,7 +33,7 @@ struct CompressedConfig {
 // Throws Error(kCorrupt) for what contradicts the schema and Error(kUnsupported) for what nibble cannot run (other
 // quant_methods, static or grouped activations, block strategies, NVFP4, MX formats, sparsity, output activations),
 // each naming the key.
-CompressedConfig parse_compressed_config(const Json& quantization_config);
+CompressedConfig parse_compressed_config(const Json& json);
 OrderedJson to_json(const CompressedConfig& config);
 
 }  // namespace nibble

@@ -145,8 +145,8 @@ CompressedWeight CompressedWeight::open(std::string_view module, const QuantSpec
       read.expect("weight_zero_point", zeros, DType::kI8, scale_shape);
       const int half = w.spec_.symmetric_zero();
       for (size_t i = 0; i < zeros.bytes.size(); ++i)
-        if (const int zero = load<int8_t>(zeros, i); zero < -half || zero >= half)
-          corrupt(module, "weight_zero_point", cat("value ", i, " is ", zero, ", outside of ", spec.bits, " bits"));
+        if (const int8_t zero = load<int8_t>(zeros, i); zero < -half || zero >= half)
+          corrupt(module, "weight_zero_point", cat("value ", i, " is ", +zero, ", outside of ", spec.bits, " bits"));
     }
     w.bytes_ += zeros.bytes.size();
     w.zeros_ = zeros;

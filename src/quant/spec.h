@@ -49,7 +49,7 @@ std::span<const float> grid_levels(Grid grid);
 // "int", "nf4", "fp4", "fp8", "iq4_nl".
 std::string_view name(Grid grid);
 // Throws Error(kUsage) listing the known names.
-Grid parse_grid(std::string_view name);
+Grid parse_grid(std::string_view text);
 // "int4 sym g64", "nf4 g64", "fp8 per channel".
 std::string describe(const QuantSpec& spec);
 // Stored bits of [rows, cols] with its scales and mins (scale_dtype) and zero points (`bits` each), before any padding.
