@@ -1,4 +1,4 @@
-"""The generate verb on a tiny random checkpoint: generate_test.py NIBBLE MAKE_MODEL."""
+"""The generate and bench verbs on a tiny random checkpoint: generate_test.py NIBBLE MAKE_MODEL."""
 
 import json
 import os
@@ -81,6 +81,23 @@ class Generate(unittest.TestCase):
         self.assertEqual(result["stop"], "context")
         self.assertEqual(len(result["tokens"]), 5)  # the last one is chosen when 40 are held
         self.assertEqual(len(self.json("--prompt-ids", ",".join(["7"] * 40), "--ignore-eos")["tokens"]), 1)
+
+    def test_bench(self):
+        command = [NIBBLE, "bench", self.model, "-p", "20", "-n", "8", "-t", "1,2", "-r", "2", "--json", "-"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        result = json.loads(done.stdout)
+        self.assertEqual(list(result), ["rows", "isa", "load_seconds", "weights_bytes"])
+        self.assertEqual([row["threads"] for row in result["rows"]], [1, 2])
+        for row in result["rows"]:
+            self.assertEqual(list(row), ["threads", "prefill_tps", "prefill_stddev", "decode_tps", "decode_stddev", "decode_gb_s"])
+            self.assertGreater(row["prefill_tps"], 0)
+            self.assertGreater(row["decode_gb_s"], 0)
+        for arguments, words in [(["-t", "0"], "-t 1,2"), (["-t", "1,x"], "'x'"), (["-p", "41"], "context is 40"), (["-r", "0"], "-r")]:
+            with self.subTest(arguments=arguments):
+                done = subprocess.run([NIBBLE, "bench", self.model, *arguments], capture_output=True, text=True, timeout=120)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn(words, done.stderr)
 
     def test_refusals(self):
         for arguments, code, words in [

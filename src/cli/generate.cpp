@@ -59,7 +59,7 @@ class Generator {
  public:
   explicit Generator(const Options& o)
       : o_(o),
-        loaded_(load_model(o.model, o.flags.choices(), *o.common.progress("load"))),
+        loaded_(load_model(o.model, o.flags.choices_for_tokens(), *o.common.progress("load"))),
         session_(*loaded_.model, o.flags.cache_type()),
         sampler_(o.sampler, loaded_.model->config().vocab_size) {
     for (const std::string& warning : loaded_.warnings) o.common.note("warning: " + warning);

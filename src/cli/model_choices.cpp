@@ -13,6 +13,12 @@ ModelChoices RunFlags::choices() const {
   return choices;
 }
 
+ModelChoices RunFlags::choices_for_tokens() const {
+  ModelChoices result = choices();
+  result.copy_dense = true;
+  return result;
+}
+
 DType RunFlags::cache_type() const {
   return kv_cache == "f32" ? DType::kF32 : kv_cache == "bf16" ? DType::kBF16 : DType::kF16;
 }

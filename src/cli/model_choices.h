@@ -13,7 +13,8 @@ struct RunFlags {
   std::string compute = "fp32";
   std::string kv_cache;
 
-  ModelChoices choices() const;  // throws Error(kUsage)
+  ModelChoices choices() const;             // throws Error(kUsage)
+  ModelChoices choices_for_tokens() const;  // the same for verbs that read the weights again for every token
   DType cache_type() const;
 };
 

@@ -80,6 +80,7 @@ class Decoder final : public Model {
 
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return weights_.bytes; }
+  size_t token_bytes() const override { return weights_.token_bytes; }
 
   std::unique_ptr<KvCache> make_cache(size_t capacity, DType dtype) const override {
     return std::make_unique<SlabCache>(config_.layers, config_.kv_heads, config_.head_dim, capacity, dtype);

@@ -24,7 +24,7 @@ struct DecoderWeights {
   std::vector<float> final_norm;
   std::optional<WeightMatrix> lm_head;  // nothing: tied, the embedding
   std::vector<float> lm_head_bias;
-  size_t bytes = 0;
+  size_t bytes = 0, token_bytes = 0;  // see Model
 };
 
 DecoderWeights load_weights(const ModelConfig& config, const Source& source, const LoadOptions& options,

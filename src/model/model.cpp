@@ -2,7 +2,11 @@
 
 #include <algorithm>
 
+#include <cstring>
+
 #include "core/interrupt.h"
+#include "core/threads.h"
+#include "core/weight_memory.h"
 #include "model/decoder.h"
 #include "model/source_floats.h"
 
@@ -43,6 +47,7 @@ class Loader {
   }
 
   size_t bytes() const { return bytes_; }
+  size_t token_bytes() const { return token_bytes_; }
 
  private:
   const StoredTensor& get(const std::string& name, const Shape& expected) {
@@ -66,6 +71,7 @@ class Loader {
     std::vector<float> values(expected[0]);
     in_source([&] { tensor.read_rows(0, tensor.rows(), values.data()); });
     bytes_ += values.size() * sizeof(float);
+    token_bytes_ += values.size() * sizeof(float);
     return values;
   }
 
@@ -79,6 +85,7 @@ class Loader {
       weight = std::move(ordered);
     }
     bytes_ += weight.bytes();
+    if (multiplied) token_bytes_ += weight.bytes();
     return weight;
   }
 
@@ -94,12 +101,17 @@ class Loader {
         tensor.dtype() == DType::kF32 || tensor.dtype() == DType::kF16 || tensor.dtype() == DType::kBF16;
     const DType dtype = options_.dtype.value_or(native ? tensor.dtype() : DType::kF32);
     const size_t size = info(dtype).block_bytes;
+    const size_t cols = tensor.cols();
     if (const auto view = tensor.view();
-        view && dtype == tensor.dtype() && reinterpret_cast<uintptr_t>(view->bytes.data()) % size == 0)
-      return WeightMatrix(DenseMatrix{dtype, tensor.rows(), tensor.cols(), view->bytes.data(), view->owner});
-
-    const size_t cols = tensor.cols(), step = std::min(tensor.rows(), slice_rows(cols));
-    const std::shared_ptr<std::byte[]> storage(new std::byte[tensor.rows() * cols * size]);
+        view && dtype == tensor.dtype() && reinterpret_cast<uintptr_t>(view->bytes.data()) % size == 0) {
+      if (!options_.copy_dense)
+        return WeightMatrix(DenseMatrix{dtype, tensor.rows(), cols, view->bytes.data(), view->owner});
+      const auto storage = copy(view->bytes);
+      tensor.release(0, tensor.rows());
+      return WeightMatrix(DenseMatrix{dtype, tensor.rows(), cols, storage.get(), storage});
+    }
+    const size_t step = std::min(tensor.rows(), slice_rows(cols));
+    const std::shared_ptr<std::byte> storage = weight_memory(tensor.rows() * cols * size);
     std::vector<float> values(step * cols);
     for (size_t begin = 0; begin < tensor.rows(); begin += step) {
       const size_t end = std::min(tensor.rows(), begin + step);
@@ -110,11 +122,18 @@ class Loader {
     return WeightMatrix(DenseMatrix{dtype, tensor.rows(), cols, storage.get(), storage});
   }
 
+  static std::shared_ptr<std::byte> copy(std::span<const std::byte> bytes) {
+    std::shared_ptr<std::byte> storage = weight_memory(bytes.size());
+    parallel_for(bytes.size(), size_t{1} << 20,
+                 [&](size_t begin, size_t end) { std::memcpy(storage.get() + begin, &bytes[begin], end - begin); });
+    return storage;
+  }
+
   const ModelConfig& config_;
   const Source& source_;
   const LoadOptions& options_;
   Progress& progress_;
-  size_t done_ = 0, total_ = 0, bytes_ = 0;
+  size_t done_ = 0, total_ = 0, bytes_ = 0, token_bytes_ = 0;
 };
 
 }  // namespace
@@ -148,6 +167,7 @@ DecoderWeights load_weights(const ModelConfig& config, const Source& source, con
     weights.lm_head_bias = std::move(head.bias);
   }
   weights.bytes = loader.bytes();
+  weights.token_bytes = loader.token_bytes();
   return weights;
 }
 

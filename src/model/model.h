@@ -29,6 +29,9 @@ struct LoadOptions {
   // Store unquantized weights as this type instead of the file's (F32, F16, BF16).
   std::optional<DType> dtype;
   Compute compute = Compute::kFp32;
+  // Copy dense weights to memory of the process (core/weight_memory.h) instead of reading them from the file's mapping:
+  // the token loop gets faster, and the memory is no longer shared with other processes.
+  bool copy_dense = false;
   // Called for every matrix before it is loaded; a returned weight is used instead (quantization on the fly).
   std::function<std::optional<WeightMatrix>(const StoredTensor&)> replace;
 };
@@ -42,7 +45,10 @@ class Model {
   virtual ~Model() = default;
 
   virtual const ModelConfig& config() const = 0;
-  virtual size_t weight_bytes() const = 0;
+  virtual size_t weight_bytes() const = 0;  // in memory
+  // Of weights that one token's forward reads: all but the embedding, of which it looks up a row (where the embedding
+  // is the last matrix too, it counts).
+  virtual size_t token_bytes() const = 0;
   // Room for `capacity` tokens; dtype F32, F16 or BF16.
   virtual std::unique_ptr<KvCache> make_cache(size_t capacity, DType dtype) const = 0;
   // Appends `tokens` to `cache`. logits is [tokens.size(), vocab], or [1, vocab] for the last token only.

@@ -38,6 +38,7 @@ class FakeModel final : public Model {
   explicit FakeModel(double sharpness, size_t vocab = kVocab) : sharpness_(sharpness) { config_.vocab_size = vocab; }
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return 0; }
+  size_t token_bytes() const override { return 0; }
   std::unique_ptr<KvCache> make_cache(size_t capacity, DType) const override {
     return std::make_unique<FakeCache>(capacity);
   }

@@ -51,6 +51,7 @@ LoadedModel load_model(const std::filesystem::path& path, const ModelChoices& ch
     options = quantize_on_load(*loaded.source, *request, &loaded.warnings);
   }
   options.compute = choices.compute;
+  options.copy_dense = choices.copy_dense;
   loaded.model = Model::load(*loaded.source, options, progress);
   return loaded;
 }

@@ -28,6 +28,7 @@ WeightTotals count_weights(const Source& source);
 struct ModelChoices {
   std::optional<DType> dtype;  // type of what is not quantized; default: as stored
   Compute compute = Compute::kFp32;
+  bool copy_dense = false;     // see LoadOptions
   std::string scheme;  // preset to quantize with on the fly, or ""
   std::string quant;   // torchchat dictionary to quantize with on the fly, or ""
 };

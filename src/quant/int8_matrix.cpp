@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <new>
 #include <span>
 
 #include "core/checked.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "core/weight_memory.h"
 #include "quant/decode.h"
 
 namespace nibble {
@@ -25,10 +25,9 @@ using kernels::kInt8Vector;
 
 constexpr size_t kStepsBytes = kInt8Steps * kInt8Vector;  // of one unpacked block
 
-std::shared_ptr<uint8_t> aligned_bytes(size_t count) {
-  constexpr auto kAlignment = std::align_val_t(kInt8Vector);
-  return {static_cast<uint8_t*>(::operator new(count, kAlignment)),
-          [](uint8_t* p) { ::operator delete(p, kAlignment); }};
+std::shared_ptr<uint8_t> code_memory(size_t count) {
+  const auto memory = weight_memory(count);
+  return {memory, reinterpret_cast<uint8_t*>(memory.get())};
 }
 
 bool all_fit(const std::vector<float>& values, DType dtype) {
@@ -120,7 +119,7 @@ Int8Matrix::Int8Matrix(const PackedMatrix& packed) : spec_(packed.spec), rows_(p
   bits_ = spec_.bits == 1 && spec_.symmetric ? kInt8SignOnly : spec_.bits;
   scale_dtype_ = type_for(packed);
   const size_t block_bytes = kernels::int8_block_bytes(bits_), values = tiles_ * groups_ * kInt8Rows;
-  codes_ = aligned_bytes(checked_mul(tiles_, blocks_ * block_bytes, "packed codes"));
+  codes_ = code_memory(checked_mul(tiles_, blocks_ * block_bytes, "packed codes"));
   scales_ = std::make_shared<std::vector<uint8_t>>(values * size_of(scale_dtype_));
   if (!packed.mins.empty()) mins_ = std::make_shared<std::vector<uint8_t>>(values * size_of(scale_dtype_));
   if (!packed.zeros.empty()) zeros_ = std::make_shared<std::vector<uint8_t>>(values);
