@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <span>
 
 #include "core/checked.h"
 #include "core/half.h"
@@ -14,9 +13,7 @@
 namespace nibble {
 namespace {
 
-using kernels::Int8Table;
 using kernels::Int8Tile;
-using kernels::Int8Tokens;
 using kernels::kInt8Block;
 using kernels::kInt8Rows;
 using kernels::kInt8SignOnly;
@@ -59,48 +56,6 @@ float load_value(const void* from, DType dtype, size_t i) {
 }
 
 size_t size_of(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
-
-// At least `count` elements in `storage`, which only grows.
-template <class T>
-T* grown(std::vector<T>& storage, size_t count) {
-  if (storage.size() < count) storage.resize(count);
-  return storage.data();
-}
-
-// Quantized activations of one product: one for each thread that multiplies.
-struct TokenStorage {
-  std::vector<int8_t> values;
-  std::vector<float> scales, sums;
-  std::vector<uint32_t> negated;
-
-  Int8Tokens reserve(size_t tokens, const Int8Matrix& w) {
-    const size_t blocks = w.blocks(), spans = blocks * kInt8Block / kernels::int8_span(w.group());
-    return {blocks,
-            spans,
-            w.groups(),
-            grown(values, tokens * blocks * kInt8Block),
-            grown(scales, tokens * blocks),
-            grown(negated, tokens * spans),
-            grown(sums, tokens * w.groups())};
-  }
-};
-
-// Unpacked codes of one tile, aligned: one for each worker.
-uint8_t* tile_storage(size_t blocks) {
-  static thread_local std::vector<uint8_t> storage;
-  uint8_t* const bytes = grown(storage, blocks * kStepsBytes + kInt8Vector);
-  return bytes + (kInt8Vector - reinterpret_cast<uintptr_t>(bytes) % kInt8Vector) % kInt8Vector;
-}
-
-// Rows [first, first + 16) of the sums of tokens [token, token + count) to y.
-void store_sums(const float* sums, size_t count, size_t token, size_t first, const float* bias, MatrixView<float> y) {
-  const size_t rows = std::min(kInt8Rows, y.cols - first);
-  for (size_t t = 0; t < count; ++t) {
-    float* const out = y.row(token + t) + first;
-    const float* const in = sums + t * kInt8Rows;
-    for (size_t r = 0; r < rows; ++r) out[r] = bias != nullptr ? in[r] + bias[first + r] : in[r];
-  }
-}
 
 }  // namespace
 
@@ -187,41 +142,6 @@ void Int8Matrix::load_row(size_t row, size_t begin, size_t count, float* out) co
                                : scale * static_cast<float>(code - zero);
     }
   }
-}
-
-void multiply(const Int8Matrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y) {
-  assert(x.rows == y.rows && x.cols == w.cols() && y.cols == w.rows());
-  if (x.rows == 0) return;
-  const Int8Table& kernel = kernels::active_int8();
-  static thread_local TokenStorage storage;
-  const Int8Tokens tokens = storage.reserve(x.rows, w);
-  parallel_for(x.rows, 16, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) kernel.quantize(x.row(t), x.cols, w.group(), tokens, t);
-  });
-  // About 32,768 weights: see weight_matrix.cpp.
-  const size_t grain = std::max<size_t>(1, 32768 / (kInt8Rows * w.blocks() * kInt8Block));
-  parallel_for(w.tiles(), grain, [&](size_t begin, size_t end) {
-    float sums[8 * kInt8Rows];
-    assert(kernel.tokens <= 8);
-    for (size_t i = begin; i < end; ++i) {
-      Int8Tile tile = w.tile(i);
-      if (x.rows == 1) {
-        kernel.products(tile, tokens, 0, sums);
-        store_sums(sums, 1, 0, i * kInt8Rows, bias, y);
-        continue;
-      }
-      if (tile.bits != 8) {
-        uint8_t* const steps = tile_storage(w.blocks());
-        kernel.unpack(tile.codes, tile.bits, w.blocks(), steps);
-        tile.codes = steps;
-      }
-      for (size_t t = 0; t < x.rows; t += kernel.tokens) {
-        const size_t count = std::min(kernel.tokens, x.rows - t);
-        kernel.unpacked_products(tile, tokens, t, count, sums);
-        store_sums(sums, count, t, i * kInt8Rows, bias, y);
-      }
-    }
-  });
 }
 
 }  // namespace nibble

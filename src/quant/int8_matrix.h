@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/tensor.h"
@@ -44,9 +45,23 @@ class Int8Matrix {
   std::shared_ptr<std::vector<uint8_t>> mins_;    // the same, or null
 };
 
-// As multiply() of WeightMatrix, but x is quantized to int8 in groups of 32 columns first. The sums of a row are formed
-// in an order that depends on neither threads nor the number of tokens. After the first call of a size nothing is
-// allocated.
+// One of several weights that meet the same activations: q, k and v, or gate and up.
+struct Int8Product {
+  const Int8Matrix* w;
+  const float* bias;    // [rows] or null
+  MatrixView<float> y;  // [tokens, rows], overwritten
+};
+
+// May products with a and b be computed in one call?
+inline bool share_activations(const Int8Matrix& a, const Int8Matrix& b) {
+  return a.cols() == b.cols() && a.group() == b.group();
+}
+
+// y = x w^T + bias for each product, where all weights share their activations and there is at least one: x [tokens,
+// cols] is quantized to int8 in groups of 32 columns once, and all weights are multiplied in one parallel region. The
+// sums of a row are formed in an order that depends on neither threads, the number of tokens nor the other products.
+// After the first call of a size nothing is allocated.
+void multiply(std::span<const Int8Product> products, MatrixView<const float> x);
 void multiply(const Int8Matrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y);
 
 }  // namespace nibble

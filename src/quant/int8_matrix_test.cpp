@@ -116,6 +116,29 @@ TEST(Int8Matrix, ATokenDoesNotDependOnItsNeighboursOrOnThreads) {
   for (size_t r = 0; r < 200; ++r) EXPECT_EQ(one[r], many[39 * 200 + r]) << r;
 }
 
+TEST(Int8Matrix, ProductsOfSeveralWeightsAreThoseOfEach) {
+  const size_t cols = 160, rows[] = {70, 16, 33};
+  std::vector<Int8Matrix> weights;
+  for (size_t i = 0; i < 3; ++i)
+    weights.emplace_back(pack(random_matrix({.bits = 3 + static_cast<int>(i), .group = 32}, rows[i], cols, i)));
+  ASSERT_TRUE(share_activations(weights[0], weights[2]));
+  EXPECT_FALSE(share_activations(weights[0], Int8Matrix(pack(random_matrix({.bits = 4, .group = 16}, 1, cols, 1)))));
+  const std::vector<float> bias = activations(70, 3);
+  for (const size_t tokens : {1u, 3u, 21u}) {
+    const std::vector<float> x = activations(tokens * cols, 2);
+    std::vector<float> want[3], got[3];
+    std::vector<Int8Product> products;
+    for (size_t i = 0; i < 3; ++i) {
+      want[i].resize(tokens * rows[i]), got[i].resize(tokens * rows[i]);
+      const float* const b = i == 1 ? nullptr : bias.data();
+      multiply(weights[i], matrix(x.data(), tokens, cols), b, matrix(want[i].data(), tokens, rows[i]));
+      products.push_back({&weights[i], b, matrix(got[i].data(), tokens, rows[i])});
+    }
+    multiply(products, matrix(x.data(), tokens, cols));
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(got[i], want[i]) << i << ", " << tokens;
+  }
+}
+
 TEST(Int8Matrix, LoadsRowsAsThePackedMatrixDoes) {
   for (const QuantSpec& spec : accepted_specs()) {
     const size_t rows = 18, cols = 150;
