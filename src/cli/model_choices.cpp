@@ -10,6 +10,7 @@ ModelChoices RunFlags::choices() const {
   choices.scheme = scheme;
   choices.quant = quant;
   if (compute == "int8") choices.compute = Compute::kInt8;
+  if (compute == "bf16") choices.compute = Compute::kBf16;
   return choices;
 }
 
@@ -29,9 +30,11 @@ void add_run_flags(CLI::App& verb, RunFlags& flags, const std::string& default_c
                   "store what is not quantized as fp32, bf16 or fp16 (default: as in the file)");
   verb.add_option("--scheme", flags.scheme, "quantize on the fly with this preset (nibble quantize --help lists them)");
   verb.add_option("--quant,--quantize", flags.quant, "quantize on the fly as this torchchat dictionary says");
-  verb.add_option("--compute", flags.compute,
-                  "arithmetic of products with quantized weights; int8 quantizes the activations too")
-      ->check(CLI::IsMember({"fp32", "int8"}))
+  verb.add_option(
+          "--compute", flags.compute,
+          "arithmetic of products with weights: int8 quantizes the activations where the weights are quantized, "
+          "bf16 rounds both to bf16")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
       ->capture_default_str();
   verb.add_option("--kv-cache", flags.kv_cache, "type of keys and values")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))

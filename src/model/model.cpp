@@ -84,6 +84,7 @@ class Loader {
       ordered.activations = weight.activations;
       weight = std::move(ordered);
     }
+    weight.bf16_products = multiplied && options_.compute == Compute::kBf16;
     bytes_ += weight.bytes();
     if (multiplied) token_bytes_ += weight.bytes();
     return weight;

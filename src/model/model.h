@@ -19,9 +19,10 @@ namespace nibble {
 // Keys and values of the tokens seen so far, one contiguous slab for each layer. Grows only in reserve().
 class KvCache;
 
-// The arithmetic of the products with packed weights.
+// The arithmetic of the products with weights.
 enum class Compute : uint8_t {
-  kFp32,  // weights are dequantized on the fly
+  kFp32,  // packed weights are dequantized on the fly
+  kBf16,  // as kFp32, but activations are rounded to bf16, and so are, for many tokens at once, weights with more bits
   kInt8,  // activations are quantized to int8 on the fly; weights that Int8Matrix does not accept stay at kFp32
 };
 

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/threads.h"
+#include "kernels/bf16.h"
 #include "kernels/gemm.h"
 #include "kernels/kernels.h"
 #include "quant/activations.h"
@@ -81,18 +82,39 @@ void multiply_few(const WeightMatrix& w, MatrixView<const float> x, const float*
   parallel_for(w.rows(), grain, [&](size_t begin, size_t end) { path->products(w, x, bias, y, begin, end); });
 }
 
-// A RowLoader for WeightMatrix. gemm reads a stretch of many rows, then their next one: too short a run for the
-// hardware to foresee, so the next stretch is asked for now.
+// gemm reads a stretch of many rows, then their next one: too short a run for the hardware to foresee, so the next
+// stretch is asked for when [begin, begin + count) is read.
+void prefetch_next(const WeightMatrix& w, size_t row, size_t begin, size_t count) noexcept {
+  const DenseMatrix* dense = w.dense();
+  if (dense == nullptr || dense->cols - begin <= count) return;
+  constexpr size_t kLine = 64;
+  const size_t element = info(dense->dtype).block_bytes;
+  const std::byte* next = dense->data + (row * dense->cols + begin + count) * element;
+  const size_t bytes = std::min(count, dense->cols - begin - count) * element;
+  for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(next + i, 0, 2);
+}
+
+// A RowLoader for WeightMatrix.
 void load_for_gemm(const void* self, size_t row, size_t begin, size_t count, float* out) noexcept {
   const auto& w = *static_cast<const WeightMatrix*>(self);
-  if (const DenseMatrix* dense = w.dense(); dense != nullptr && dense->cols - begin > count) {
-    constexpr size_t kLine = 64;
-    const size_t element = info(dense->dtype).block_bytes;
-    const std::byte* next = dense->data + (row * dense->cols + begin + count) * element;
-    const size_t bytes = std::min(count, dense->cols - begin - count) * element;
-    for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(next + i, 0, 2);
-  }
+  prefetch_next(w, row, begin, count);
   w.load_row(row, begin, count, out);
+}
+
+// A Bf16Loader for WeightMatrix.
+void load_for_gemm_bf16(const void* self, size_t row, size_t begin, size_t count, uint16_t* out) noexcept {
+  const auto& w = *static_cast<const WeightMatrix*>(self);
+  prefetch_next(w, row, begin, count);
+  if (is_dense(w, DType::kBF16)) {
+    std::copy_n(dense_row<uint16_t>(*w.dense(), row) + begin, count, out);
+    return;
+  }
+  float stretch[kStretch];
+  for (size_t done = 0; done < count; done += kStretch) {
+    const size_t n = std::min(kStretch, count - done);
+    w.load_row(row, begin + done, n, stretch);
+    kernels::active().f32_to_bf16(stretch, out + done, n);
+  }
 }
 
 // x after the weight's activation quantizer, in `storage`.
@@ -103,6 +125,21 @@ MatrixView<const float> quantize_activations(const ActivationSpec& spec, MatrixV
   parallel_for(x.rows, 1, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) quantize_token(spec, x.row(t), out.row(t), x.cols);
   });
+  return out;
+}
+
+// x rounded to bf16, in `storage`, where x may lie already.
+MatrixView<const float> round_to_bf16(MatrixView<const float> x, std::vector<float>& storage) {
+  if (storage.size() < x.rows * x.cols) storage.resize(x.rows * x.cols);
+  const MatrixView<float> out = matrix(storage.data(), x.rows, x.cols);
+  uint16_t stretch[kStretch];
+  for (size_t t = 0; t < x.rows; ++t) {
+    for (size_t c = 0; c < x.cols; c += kStretch) {
+      const size_t n = std::min(kStretch, x.cols - c);
+      kernels::active().f32_to_bf16(x.row(t) + c, stretch, n);
+      kernels::active().bf16_to_f32(stretch, out.row(t) + c, n);
+    }
+  }
   return out;
 }
 
@@ -153,10 +190,13 @@ void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bia
   if (w.activations.mode != ActivationSpec::Mode::kNone) x = quantize_activations(w.activations, x, few ? kept : once);
   if (const Int8Matrix* matrix = w.int8()) return multiply(*matrix, x, bias, y);
   if (few) {
-    multiply_few(w, x, bias, y);
+    multiply_few(w, w.bf16_products ? round_to_bf16(x, kept) : x, bias, y);
     return;
   }
-  kernels::gemm(x, {&w, load_for_gemm}, bias, y);
+  if (w.bf16_products)
+    kernels::gemm_bf16(x, {&w, load_for_gemm_bf16}, bias, y);
+  else
+    kernels::gemm(x, {&w, load_for_gemm}, bias, y);
 }
 
 }  // namespace nibble

@@ -36,6 +36,9 @@ class WeightMatrix {
   void load_row(size_t row, size_t begin, size_t count, float* out) const noexcept;
 
   ActivationSpec activations;  // how multiply() quantizes x first
+  // multiply() rounds x to bf16 and, where it serves its speed, weights that hold more bits; sums stay float.
+  // Int8Matrix ignores it.
+  bool bf16_products = false;
 
  private:
   std::variant<DenseMatrix, PackedMatrix, Int8Matrix> storage_;

@@ -136,6 +136,36 @@ TEST(Multiply, AgreesWithDouble) {
         for (const Sample& sample : samples(rows, cols)) check(sample, tokens, tokens % 2 == 0, tokens % 3);
 }
 
+// Inputs are rounded; weights are, or keep their bits, but all the same.
+TEST(Multiply, InBf16) {
+  const auto rounded = [](float value) { return static_cast<double>(bf16_to_f32(f32_to_bf16(value))); };
+  for (const size_t tokens : {1u, 2u, 3u, 7u, 8u, 9u, 20u}) {
+    for (const size_t cols : {1u, 64u, 257u, 2500u}) {
+      for (Sample& sample : samples(21, cols)) {
+        sample.weight.bf16_products = true;
+        const std::vector<float> x = random_floats(tokens * (cols + 1), 3), bias = random_floats(21, 4);
+        const std::vector<float> y = product(sample, tokens, bias.data(), 1);
+        bool exact = true, narrow = true;
+        for (size_t t = 0; t < tokens; ++t) {
+          for (size_t r = 0; r < 21; ++r) {
+            double with_exact = bias[r], with_narrow = bias[r], magnitude = std::abs(with_exact);
+            for (size_t c = 0; c < cols; ++c) {
+              const double input = rounded(x[t * (cols + 1) + c]);
+              const float weight = sample.values[r * cols + c];
+              with_exact += input * static_cast<double>(weight), with_narrow += input * rounded(weight);
+              magnitude += std::abs(input * static_cast<double>(weight));
+            }
+            const double got = y[t * 22 + r], bound = 2e-6 * magnitude;
+            exact = exact && std::abs(got - with_exact) <= bound;
+            narrow = narrow && std::abs(got - with_narrow) <= bound;
+          }
+        }
+        EXPECT_TRUE(exact || narrow) << sample.name << ", " << tokens << " tokens, " << cols << " columns";
+      }
+    }
+  }
+}
+
 TEST(Multiply, RowsLongerThanOneStretch) {
   for (const size_t tokens : {1u, 3u, 20u})
     for (const Sample& sample : samples(5, 2500)) check(sample, tokens, true, 1);

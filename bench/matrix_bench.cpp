@@ -1,0 +1,134 @@
+// Products with weights on one thread, against what this CPU can do: "peak" entries multiply operands that stay in the
+// first-level cache, "read" streams a large buffer. `matrix_bench --benchmark_filter=bf16` runs a part. "flops"
+// and "bytes" are per second; bytes are those of the weight.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/half.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "kernels/bf16.h"
+#include "kernels/gemm.h"
+#include "kernels/kernels.h"
+
+namespace nibble::kernels {
+namespace {
+
+using benchmark::Counter;
+using benchmark::State;
+
+std::vector<float> random_floats(size_t n) {
+  Random random(1);
+  std::vector<float> out(n);
+  for (float& value : out) value = static_cast<float>(random.uniform() - 0.5);
+  return out;
+}
+
+std::vector<uint16_t> random_halves(size_t n) {
+  std::vector<uint16_t> out;
+  out.reserve(n);
+  for (const float value : random_floats(n)) out.push_back(f32_to_bf16(value));
+  return out;
+}
+
+void count(State& state, const char* what, size_t amount) {
+  state.counters[what] = Counter(static_cast<double>(amount), Counter::kIsIterationInvariantRate, Counter::kIs1000);
+}
+
+template <class T>
+struct Weight {
+  std::vector<T> values;
+  size_t cols;
+  static void load(const void* self, size_t row, size_t begin, size_t n, T* out) noexcept {
+    const auto& weight = *static_cast<const Weight*>(self);
+    std::copy_n(weight.values.data() + row * weight.cols + begin, n, out);
+  }
+};
+
+struct Shape {
+  size_t tokens, rows, depth;
+  explicit Shape(const State& state)
+      : tokens(static_cast<size_t>(state.range(0))),
+        rows(static_cast<size_t>(state.range(1))),
+        depth(static_cast<size_t>(state.range(2))) {}
+};
+
+// A tile whose operands stay in the first-level cache: the most that gemm can reach.
+void peak_f32(State& state, const Table* table) {
+  constexpr size_t kDepth = 64;
+  const std::vector<float> x = random_floats(table->tile_tokens * kDepth), w = random_floats(kDepth * table->tile_rows);
+  std::vector<float> y(table->tile_tokens * table->tile_rows);
+  for (auto _ : state)
+    table->gemm_tile(x.data(), kDepth, w.data(), kDepth, y.data(), table->tile_rows, table->tile_tokens, false);
+  count(state, "flops", 2 * y.size() * kDepth);
+}
+
+void peak_bf16(State& state, const Table* table) {
+  constexpr size_t kPairs = 64;
+  const Bf16Table& units = *find_bf16(*table);
+  const std::vector<uint16_t> x = random_halves(units.tile_tokens * kPairs * 2);
+  struct alignas(64) Line {
+    uint16_t halves[32];
+  };
+  std::vector<Line> w(kPairs * units.tile_rows / 16);
+  std::vector<float> y(units.tile_tokens * units.tile_rows);
+  for (auto _ : state)
+    units.gemm_tile(x.data(), kPairs * 2, w[0].halves, kPairs, y.data(), units.tile_rows, units.tile_tokens, false);
+  count(state, "flops", 4 * y.size() * kPairs);
+}
+
+void gemm_f32(State& state, const Table* table) {
+  const Shape shape(state);
+  const Weight<float> w = {random_floats(shape.rows * shape.depth), shape.depth};
+  const std::vector<float> x = random_floats(shape.tokens * shape.depth);
+  std::vector<float> y(shape.tokens * shape.rows);
+  for (auto _ : state)
+    gemm(*table, matrix(x.data(), shape.tokens, shape.depth), {&w, w.load}, nullptr,
+         matrix(y.data(), shape.tokens, shape.rows));
+  count(state, "flops", 2 * shape.tokens * shape.rows * shape.depth);
+}
+
+void gemm_bf16(State& state, const Table* table) {
+  const Shape shape(state);
+  const Weight<uint16_t> w = {random_halves(shape.rows * shape.depth), shape.depth};
+  const std::vector<float> x = random_floats(shape.tokens * shape.depth);
+  std::vector<float> y(shape.tokens * shape.rows);
+  for (auto _ : state)
+    gemm_bf16(*table, find_bf16(*table), matrix(x.data(), shape.tokens, shape.depth), {&w, w.load}, nullptr,
+              matrix(y.data(), shape.tokens, shape.rows));
+  count(state, "flops", 2 * shape.tokens * shape.rows * shape.depth);
+}
+
+void register_all() {
+  for (const Table* table : available()) {
+    const auto add = [&](const char* name, void (*run)(State&, const Table*)) {
+      return benchmark::RegisterBenchmark((std::string(table->name) + "/" + name).c_str(), run, table);
+    };
+    const auto add_gemm = [&](const char* name, void (*run)(State&, const Table*)) {
+      auto* const gemms = add(name, run);
+      for (const int tokens : {8, 16, 64, 512}) gemms->Args({tokens, 2048, 2048});
+      gemms->Args({512, 576, 576})->Args({512, 1536, 576})->Args({512, 576, 1536})->Args({64, 49152, 576});
+    };
+    add("peak_f32", peak_f32);
+    add_gemm("gemm_f32", gemm_f32);
+    if (find_bf16(*table) != nullptr) add("peak_bf16", peak_bf16);
+    add_gemm("gemm_bf16", gemm_bf16);
+  }
+}
+
+}  // namespace
+}  // namespace nibble::kernels
+
+int main(int argc, char** argv) {
+  nibble::set_thread_count(1);
+  nibble::kernels::register_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
