@@ -111,22 +111,23 @@ TEST_P(GemmBf16, TheThreadCountChangesNothing) {
   EXPECT_EQ(results[0], results[2]);
 }
 
-TEST_P(GemmBf16, PacksEveryShape) {
-  const Bf16Table* units = GetParam().units;
-  if (units == nullptr) GTEST_SKIP() << "computes with floats";
-  for (size_t rows = 0; rows <= 40; ++rows) {
-    for (size_t cols = 0; cols <= 70; ++cols) {
-      const size_t in_stride = cols + 3, out_stride = rows + 2, pairs = (cols + 1) / 2;
-      const std::vector<uint16_t> in = random_halves(rows == 0 ? 0 : rows * in_stride - 3, rows);
-      std::vector<uint16_t> out(pairs == 0 ? 0 : 2 * (pairs * out_stride - 2), 7);
-      units->pack_pairs(in.data(), in_stride, rows, cols, out.data(), out_stride);
-      for (size_t i = 0; i < out.size(); ++i) {
-        const size_t r = i / 2 % out_stride, c = i / (2 * out_stride) * 2 + i % 2;
-        const uint16_t want = r >= rows ? uint16_t{7} : c < cols ? in[r * in_stride + c] : uint16_t{0};
-        ASSERT_EQ(out[i], want) << rows << " x " << cols << " at " << r << ", " << c;
-      }
-    }
+void check_packing(const Bf16Table& units, size_t rows, size_t cols) {
+  const size_t in_stride = cols + 3, out_stride = rows + 2, pairs = (cols + 1) / 2;
+  const std::vector<uint16_t> in = random_halves(rows == 0 ? 0 : rows * in_stride - 3, rows);
+  std::vector<uint16_t> out(pairs == 0 ? 0 : 2 * (pairs * out_stride - 2), 7);
+  units.pack_pairs(in.data(), in_stride, rows, cols, out.data(), out_stride);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const size_t r = i / 2 % out_stride, c = i / (2 * out_stride) * 2 + i % 2;
+    const uint16_t want = r >= rows ? uint16_t{7} : c < cols ? in[r * in_stride + c] : uint16_t{0};
+    ASSERT_EQ(out[i], want) << rows << " x " << cols << " at " << r << ", " << c;
   }
+}
+
+TEST(Bf16Units, PackEveryShape) {
+  for (const Table* table : available())
+    if (const Bf16Table* units = find_bf16(*table))
+      for (size_t rows = 0; rows <= 40; ++rows)
+        for (size_t cols = 0; cols <= 70; ++cols) check_packing(*units, rows, cols);
 }
 
 }  // namespace
