@@ -54,12 +54,40 @@ struct Int8Tokens {
   float* sums;                   // [tokens, groups]: sum of scale * value over a group
 };
 
+// The activations of up to `strip` tokens (see Int8Table), side by side, as the kernels for many tokens read them. What
+// the values are is the table's affair: the numbers of Int8Tokens, with or without 128 added.
+struct Int8Strip {
+  size_t blocks, spans, groups;
+  uint8_t* values;    // [blocks, 8, strip, 4]
+  float* scales;      // [blocks, strip]
+  uint32_t* negated;  // [spans, strip]
+  float* sums;        // [groups, strip]
+};
+
+// `tiles` (see Int8Table) tiles of a weight, unpacked for many tokens: rows are those of the tiles, one after another.
+// How codes become bytes, and what of the zero points is left to subtract, is the table's affair. Arrays are aligned to
+// 64.
+struct Int8Panel {
+  size_t blocks, spans, groups, group;
+  size_t planes;  // in use, at most those of the table
+  bool has_rest, has_mins;
+  uint8_t* codes;   // [blocks, planes, 8, rows, 4]
+  int32_t* starts;  // [spans, rows]: what the integer sum over a span starts from
+  int32_t* rest;    // [groups, rows] where has_rest: a zero point, to be subtracted from each code of the span
+  float* scales;    // [groups, rows]
+  float* mins;      // [groups, rows] where has_mins
+};
+
 // One table per instruction set. Entries never allocate, throw or touch memory outside their arguments.
+//
+// Every entry that multiplies computes, for a row and a token: integer sums of each span, which are exact; for each
+// group the float sum of these times the token's scales, fused, in the order of the columns; the sum of the groups'
+// sums times the group's scale, fused, in their order, each followed by min times the group's sum of activations. So
+// all of a table agree to the last bit, whatever the number of tokens.
 struct Int8Table {
   std::string_view name;     // "vnni"
   std::string_view kernels;  // the Table (kernels.h) that it goes with
   bool (*usable)();          // may this CPU and OS run the entries?
-  size_t tokens;             // most tokens of one call to unpacked_products
 
   // One token: x [cols] to row `token` of `out`; group as in Int8Tile. scale = largest |x| / 127, value =
   // rint(x * (127 / largest)), to even. A block whose largest is below 1e-30 becomes 0; one that holds NaN or infinity
@@ -69,13 +97,25 @@ struct Int8Table {
   // Packed blocks to steps [blocks][8][64].
   void (*unpack)(const uint8_t* packed, int bits, size_t blocks, uint8_t* steps) noexcept;
 
-  // y[r] = sum_c w[r][c] * x[token][c] for the 16 rows of a packed tile: integer sums of each span, which are exact;
-  // float sums of these, in the order of the columns. y is [16].
-  void (*products)(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept;
-  // The same from an unpacked tile (w.bits still says how large codes can be) for tokens [first, first + count),
-  // 1 <= count <= tokens. y is [count, 16].
-  void (*unpacked_products)(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept;
+  // codes [16, stride], of which the first blocks * 32 columns count, to packed blocks.
+  void (*pack)(const uint8_t* codes, size_t stride, int bits, size_t blocks, uint8_t* packed) noexcept;
+
+  // Few tokens: y[t][r] = sum_c w[r][c] * x[first + t][c] for the 16 rows of a packed tile and 1 <= count <=
+  // kInt8FewTokens tokens. y is [count, 16].
+  void (*products)(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept;
+
+  // Many tokens: what a panel and a strip hold. 0 in a table without these entries: products() serves all.
+  size_t tiles, strip;
+  size_t planes;  // bytes that a panel has for each weight, at most
+  // Tokens [first, first + count), 1 <= count <= strip; of the others nothing is written.
+  void (*make_strip)(const Int8Tokens& x, size_t first, size_t count, const Int8Strip& out) noexcept;
+  // w: `tiles` tiles of one weight. Fills the arrays and says what they hold; the extents are given.
+  void (*make_panel)(const Int8Tile* w, Int8Panel& out) noexcept;
+  // The first `count` tokens of a strip. y is [count, rows].
+  void (*panel_products)(const Int8Panel& w, const Int8Strip& x, size_t count, float* y) noexcept;
 };
+
+inline constexpr size_t kInt8FewTokens = 8;
 
 std::span<const Int8Table* const> available_int8();  // usable on this CPU, best first, "scalar" last
 const Int8Table& active_int8();                      // the best that active() allows

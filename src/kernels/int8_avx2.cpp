@@ -2,60 +2,25 @@
 #include <immintrin.h>
 
 #include "kernels/avx2.h"
-#include "kernels/int8.h"
+#include "kernels/int8_avx2.h"
 #include "kernels/target.h"
 
 namespace nibble::kernels {
 
 NIBBLE_TARGET_BEGIN("avx2,fma,f16c")
+#include "kernels/int8_avx2.inc"
 namespace {
 
-constexpr size_t kTokens = 4;  // 4 integer sums, 4 of a group and 4 of the row in 16 registers
-constexpr size_t kHalf = 32;   // bytes of a step that one vector holds: 8 rows
-
-template <int Right>
-NIBBLE_INLINE __m256i shift(__m256i v) {
-  if constexpr (Right > 0) return _mm256_srli_epi16(v, Right);
-  if constexpr (Right < 0) return _mm256_slli_epi16(v, -Right);
-  return v;
-}
-
-NIBBLE_INLINE __m256i load(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
-
-NIBBLE_INLINE __m256i merge(__m256i codes, __m256i v, char mask) {
-  return _mm256_or_si256(codes, _mm256_and_si256(v, _mm256_set1_epi8(mask)));
-}
-
-// Eight rows of step S of a packed block; block points at the half that holds them.
-template <int Bits, int S>
-NIBBLE_INLINE __m256i step(const uint8_t* block) {
-  constexpr size_t kVector = kInt8Vector;
-  if constexpr (Bits == 8) return load(block + S * kVector);
-  if constexpr (Bits == kInt8SignOnly) return _mm256_and_si256(shift<S - 1>(load(block)), _mm256_set1_epi8(2));
-  __m256i codes = _mm256_setzero_si256();
-  if constexpr ((Bits & 4) != 0)
-    codes = _mm256_and_si256(shift<S % 2 * 4>(load(block + S / 2 * kVector)), _mm256_set1_epi8(15));
-  if constexpr ((Bits & 2) != 0) {
-    constexpr int kTo = Bits & 4;
-    codes = merge(codes, shift<S % 4 * 2 - kTo>(load(block + (Bits & 4) * kVector + S / 4 * kVector)), 3 << kTo);
-  }
-  if constexpr ((Bits & 1) != 0) {
-    constexpr int kTo = Bits & 6;
-    codes = merge(codes, shift<S - kTo>(load(block + (Bits & 6) * kVector)), 1 << kTo);
-  }
-  return codes;
-}
-
-// Steps whose pairs of products, each at most 2 * 127 * (2^Range - 1), add up in 16 bits. Codes of 8 bits would not
+// Steps whose pairs of products, each at most 2 * 127 * (2^Bits - 1), add up in 16 bits. Codes of 8 bits would not
 // even for one step: they are taken as signed numbers around 128, and the sign goes to the activation.
-template <int Range>
-constexpr int kRun = Range <= 4   ? 8
-                     : Range == 5 ? 4
-                     : Range == 6 ? 2
-                                  : 1;
+template <int Bits>
+constexpr int kRun = Bits <= 4   ? 8
+                     : Bits == 5 ? 4
+                     : Bits == 6 ? 2
+                                 : 1;
 
 // Adds steps [S, End) of one run to 16-bit sums.
-template <int Bits, int Range, size_t Tokens, int S, int End>
+template <int Bits, size_t Tokens, int S, int End>
 NIBBLE_INLINE void add_steps(const uint8_t* block, const int8_t* values, size_t stride, __m256i* pairs) {
   if constexpr (S < End) {
     const __m256i codes = step<Bits, S>(block);
@@ -64,46 +29,38 @@ NIBBLE_INLINE void add_steps(const uint8_t* block, const int8_t* values, size_t 
       int four;
       __builtin_memcpy(&four, values + t * stride + 4 * S, 4);
       const __m256i x = _mm256_set1_epi32(four);
-      if constexpr (Range == 8) {
+      if constexpr (Bits == 8) {
         const __m256i centred = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
         pairs[t] = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
       } else {
-        pairs[t] = _mm256_add_epi16(pairs[t], _mm256_maddubs_epi16(codes, x));
+        pairs[t] = add16(pairs[t], _mm256_maddubs_epi16(codes, x));
       }
     }
-    add_steps<Bits, Range, Tokens, S + 1, End>(block, values, stride, pairs);
+    add_steps<Bits, Tokens, S + 1, End>(block, values, stride, pairs);
   }
 }
 
 // Adds steps [S, End) to the integer sums, run by run.
-template <int Bits, int Range, size_t Tokens, int S, int End>
+template <int Bits, size_t Tokens, int S, int End>
 NIBBLE_INLINE void add_runs(const uint8_t* block, const int8_t* values, size_t stride, __m256i* dots) {
   if constexpr (S < End) {
-    constexpr int kEnd = S + kRun<Range> < End ? S + kRun<Range> : End;
+    constexpr int kEnd = S + kRun<Bits> < End ? S + kRun<Bits> : End;
     __m256i pairs[Tokens];
     NIBBLE_UNROLL
     for (size_t t = 0; t < Tokens; ++t) pairs[t] = _mm256_setzero_si256();
-    add_steps<Bits, Range, Tokens, S, kEnd>(block, values, stride, pairs);
+    add_steps<Bits, Tokens, S, kEnd>(block, values, stride, pairs);
     NIBBLE_UNROLL
     for (size_t t = 0; t < Tokens; ++t)
       dots[t] = _mm256_add_epi32(dots[t], _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1)));
-    add_runs<Bits, Range, Tokens, kEnd, End>(block, values, stride, dots);
+    add_runs<Bits, Tokens, kEnd, End>(block, values, stride, dots);
   }
 }
 
-// Eight rows of scales or mins, from element `at` on.
-NIBBLE_INLINE __m256 load_floats(const void* values, DType dtype, size_t at) {
-  if (dtype == DType::kF32) return _mm256_loadu_ps(static_cast<const float*>(values) + at);
-  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(values) + at));
-  if (dtype == DType::kF16) return _mm256_cvtph_ps(halves);
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
-}
-
-// Rows [row, row + 8) of the tile. Bits: as stored; Range: bits that codes really have, at least 4.
-template <int Bits, int Range, size_t Tokens, int Steps>
+// Rows [row, row + 8) of the tile.
+template <int Bits, size_t Tokens, int Steps>
 void half_tile(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t row, float* y) noexcept {
   constexpr size_t kSpan = 4 * Steps;
-  constexpr int kCentre = Range == 8 ? 128 : 0;
+  constexpr int kCentre = Bits == 8 ? 128 : 0;
   const size_t spans_of_group = w.group / kSpan, stride = x.blocks * kInt8Block;
   const int8_t* const values = x.values + first * stride;
   const float* const token_scales = x.scales + first * x.blocks;
@@ -130,9 +87,9 @@ void half_tile(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t row,
       for (size_t t = 0; t < Tokens; ++t)  // the upper 16 bits of negated are 0
         dots[t] = _mm256_madd_epi16(zero, _mm256_set1_epi32(static_cast<int>(negated[t * x.spans + s])));
       if (Steps == 8 || s % 2 == 0)
-        add_runs<Bits, Range, Tokens, 0, Steps>(block, columns, stride, dots);
+        add_runs<Bits, Tokens, 0, Steps>(block, columns, stride, dots);
       else
-        add_runs<Bits, Range, Tokens, 8 - Steps, 8>(block, columns, stride, dots);
+        add_runs<Bits, Tokens, 8 - Steps, 8>(block, columns, stride, dots);
       NIBBLE_UNROLL
       for (size_t t = 0; t < Tokens; ++t)
         partial[t] =
@@ -152,30 +109,39 @@ void half_tile(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t row,
   for (size_t t = 0; t < Tokens; ++t) _mm256_storeu_ps(y + t * kInt8Rows + row, totals[t]);
 }
 
-template <int Bits, int Range, size_t Tokens>
+template <int Bits, size_t Tokens>
 void tile(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept {
   for (size_t row = 0; row < kInt8Rows; row += 8)
     if (int8_span(w.group) == kInt8Block)
-      half_tile<Bits, Range, Tokens, 8>(w, x, first, row, y);
+      half_tile<Bits, Tokens, 8>(w, x, first, row, y);
     else
-      half_tile<Bits, Range, Tokens, 4>(w, x, first, row, y);
+      half_tile<Bits, Tokens, 4>(w, x, first, row, y);
 }
 
-using TileProducts = void (*)(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept;
-
-void products(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept {
-  static constexpr TileProducts kOfBits[] = {tile<0, 4, 1>, tile<1, 4, 1>, tile<2, 4, 1>, tile<3, 4, 1>, tile<4, 4, 1>,
-                                             tile<5, 5, 1>, tile<6, 6, 1>, tile<7, 7, 1>, tile<8, 8, 1>};
-  kOfBits[w.bits](w, x, token, y);
+// The tokens by fours, twos and ones: the tile stays in the L1 cache meanwhile.
+template <int Bits>
+void tokens_of(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  for (size_t t = 0; t < count;) {
+    const size_t left = count - t;
+    float* const out = y + t * kInt8Rows;
+    if (left >= 4) {
+      tile<Bits, 4>(w, x, first + t, out);
+      t += 4;
+    } else if (left >= 2) {
+      tile<Bits, 2>(w, x, first + t, out);
+      t += 2;
+    } else {
+      tile<Bits, 1>(w, x, first + t, out);
+      t += 1;
+    }
+  }
 }
 
-void unpacked_products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
-  static constexpr TileProducts kOfRange[][kTokens] = {{tile<8, 4, 1>, tile<8, 4, 2>, tile<8, 4, 3>, tile<8, 4, 4>},
-                                                       {tile<8, 5, 1>, tile<8, 5, 2>, tile<8, 5, 3>, tile<8, 5, 4>},
-                                                       {tile<8, 6, 1>, tile<8, 6, 2>, tile<8, 6, 3>, tile<8, 6, 4>},
-                                                       {tile<8, 7, 1>, tile<8, 7, 2>, tile<8, 7, 3>, tile<8, 7, 4>},
-                                                       {tile<8, 8, 1>, tile<8, 8, 2>, tile<8, 8, 3>, tile<8, 8, 4>}};
-  kOfRange[w.bits <= 4 ? 0 : w.bits - 4][count - 1](w, x, first, y);
+void products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  using Products = void (*)(const Int8Tile&, const Int8Tokens&, size_t, size_t, float*) noexcept;
+  static constexpr Products kOfBits[] = {tokens_of<0>, tokens_of<1>, tokens_of<2>, tokens_of<3>, tokens_of<4>,
+                                         tokens_of<5>, tokens_of<6>, tokens_of<7>, tokens_of<8>};
+  kOfBits[w.bits](w, x, first, count, y);
 }
 
 template <int Bits, int S>
@@ -253,8 +219,11 @@ void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, 
     }
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + begin), bytes);
     out.scales[token * out.blocks + b] = scale;
-    int halves[2] = {0, 0};
-    for (size_t i = 0; i < kInt8Block; ++i) halves[i / 16] += values[begin + i];
+    // 16-bit sums of pairs, 32-bit sums of fours; then the two lanes, which are the halves, in the lowest elements.
+    __m256i fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+    fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4e));
+    fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0xb1));
+    const int halves[2] = {_mm256_extract_epi32(fours, 0), _mm256_extract_epi32(fours, 4)};
     if (span == kInt8Block) {
       negated[b] = static_cast<uint32_t>(-(halves[0] + halves[1])) & 0xffffu;
       sums[begin / group] += scale * static_cast<float>(halves[0] + halves[1]);
@@ -271,7 +240,9 @@ void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, 
 NIBBLE_TARGET_END
 
 extern const Int8Table int8_avx2;
-const Int8Table int8_avx2 = {"avx2", "avx2", avx2::usable, kTokens, quantize, unpack, products, unpacked_products};
+const Int8Table int8_avx2 = {"avx2",           "avx2",           avx2::usable,        quantize,     unpack,
+                             avx2::pack_int8,  products,         avx2::kTiles,        avx2::kStrip, avx2::kPlanes,
+                             avx2::make_strip, avx2::make_panel, avx2::panel_products};
 
 }  // namespace nibble::kernels
 #endif

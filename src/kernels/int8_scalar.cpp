@@ -84,8 +84,7 @@ void unpack(const uint8_t* packed, int bits, size_t blocks, uint8_t* steps) noex
       for (size_t i = 0; i < kInt8Vector; ++i) *steps++ = code_at(packed + b * int8_block_bytes(bits), bits, s, i);
 }
 
-// bits: of the codes as they are stored, 8 when unpacked.
-void row_products(const Int8Tile& w, int bits, const Int8Tokens& x, size_t token, float* y) noexcept {
+void token_products(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept {
   const size_t span = int8_span(w.group), spans_of_group = w.group / span;
   const int8_t* const values = x.values + token * x.blocks * kInt8Block;
   for (size_t r = 0; r < kInt8Rows; ++r) {
@@ -98,7 +97,8 @@ void row_products(const Int8Tile& w, int bits, const Int8Tokens& x, size_t token
         int dot = 0;
         for (size_t c = s * span; c < (s + 1) * span; ++c) {
           const size_t block = c / kInt8Block, in_block = c % kInt8Block;
-          const int code = code_at(w.codes + block * int8_block_bytes(bits), bits, in_block / 4, 4 * r + in_block % 4);
+          const int code =
+              code_at(w.codes + block * int8_block_bytes(w.bits), w.bits, in_block / 4, 4 * r + in_block % 4);
           dot += (code - zero) * values[c];
         }
         partial += static_cast<float>(dot) * x.scales[token * x.blocks + s * span / kInt8Block];
@@ -110,15 +110,21 @@ void row_products(const Int8Tile& w, int bits, const Int8Tokens& x, size_t token
   }
 }
 
-void products(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept {
-  row_products(w, w.bits, x, token, y);
-}
-
-void unpacked_products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
-  for (size_t t = 0; t < count; ++t) row_products(w, 8, x, first + t, y + t * kInt8Rows);
+void products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  for (size_t t = 0; t < count; ++t) token_products(w, x, first + t, y + t * kInt8Rows);
 }
 
 bool always() { return true; }
+
+void pack(const uint8_t* codes, size_t stride, int bits, size_t blocks, uint8_t* packed) noexcept {
+  uint8_t steps[kInt8Steps * kInt8Vector];
+  for (size_t b = 0; b < blocks; ++b) {
+    for (size_t r = 0; r < kInt8Rows; ++r)
+      for (size_t s = 0; s < kInt8Steps; ++s)
+        std::memcpy(steps + s * kInt8Vector + 4 * r, codes + r * stride + b * kInt8Block + 4 * s, 4);
+    pack_int8_block(steps, bits, packed + b * int8_block_bytes(bits));
+  }
+}
 
 }  // namespace
 
@@ -149,6 +155,7 @@ void pack_int8_block(const uint8_t* steps, int bits, uint8_t* packed) noexcept {
 }
 
 extern const Int8Table int8_scalar;
-const Int8Table int8_scalar = {"scalar", "scalar", always, 8, quantize, unpack, products, unpacked_products};
+const Int8Table int8_scalar = {"scalar", "scalar", always, quantize, unpack,  pack,   products,
+                               0,        0,        0,      nullptr,  nullptr, nullptr};
 
 }  // namespace nibble::kernels

@@ -51,6 +51,38 @@ struct Tokens {
   std::vector<uint32_t> negated;
 };
 
+// Products of `w` with all tokens by way of a panel and strips, in buffers of exactly their size: [tokens][tiles * 16].
+std::vector<float> products_of_panel(const Int8Table& table, const Int8Tile* w, Tokens& x, size_t tokens) {
+  const size_t rows = table.tiles * kInt8Rows;
+  Aligned codes(table.planes * x.blocks * 32 * rows), starts(x.spans * rows * 4), rest(x.groups * rows * 4);
+  Aligned scales(x.groups * rows * 4), mins(x.groups * rows * 4);
+  Int8Panel panel{x.blocks,
+                  x.spans,
+                  x.groups,
+                  w->group,
+                  0,
+                  false,
+                  false,
+                  codes.data(),
+                  reinterpret_cast<int32_t*>(starts.data()),
+                  reinterpret_cast<int32_t*>(rest.data()),
+                  reinterpret_cast<float*>(scales.data()),
+                  reinterpret_cast<float*>(mins.data())};
+  table.make_panel(w, panel);
+  std::vector<float> y;
+  for (size_t t = 0; t < tokens; t += table.strip) {
+    const size_t count = std::min(table.strip, tokens - t);
+    std::vector<uint8_t> values(x.blocks * 32 * table.strip);
+    std::vector<float> token_scales(x.blocks * table.strip), sums(x.groups * table.strip), part(count * rows);
+    std::vector<uint32_t> negated(x.spans * table.strip);
+    const Int8Strip strip{x.blocks, x.spans, x.groups, values.data(), token_scales.data(), negated.data(), sums.data()};
+    table.make_strip(x.view(), t, count, strip);
+    table.panel_products(panel, strip, count, part.data());
+    y.insert(y.end(), part.begin(), part.end());
+  }
+  return y;
+}
+
 TEST(Int8Layout, IsTheOneThatTheHeaderDescribes) {
   std::vector<uint8_t> steps(512), packed(448);
   steps[5 * 64 + 9] = 0b1101011;  // row 2, column 21
@@ -76,6 +108,25 @@ TEST_P(Int8, UnpacksWhatWasPacked) {
       for (uint8_t& code : steps) code = static_cast<uint8_t>(2 * code);
     EXPECT_EQ(back.copy(), steps) << bits;
   }
+}
+
+TEST_P(Int8, PacksAsTheOracle) {
+  for (int bits = 0; bits <= 8; ++bits)
+    for (size_t blocks = 1; blocks <= 3; ++blocks) {
+      const size_t stride = blocks * 32 + 5;
+      const std::vector<uint8_t> codes = random_bytes(15 * stride + blocks * 32, 2, largest_code(bits) + 1);
+      std::vector<uint8_t> want(blocks * int8_block_bytes(bits)), got(want.size());
+      oracle().pack(codes.data(), stride, bits, blocks, want.data());
+      table().pack(codes.data(), stride, bits, blocks, got.data());
+      EXPECT_EQ(got, want) << bits;
+      Aligned packed(want.size()), steps(blocks * 512);
+      std::memcpy(packed.data(), want.data(), want.size());
+      oracle().unpack(packed.data(), bits, blocks, steps.data());
+      const unsigned unit = bits == kInt8SignOnly ? 2 : 1;
+      for (size_t r = 0; r < 16; ++r)
+        for (size_t c = 0; c < blocks * 32; ++c)
+          ASSERT_EQ(steps.data()[c / 4 * 64 + 4 * r + c % 4], unit * codes[r * stride + c]) << bits << " " << r;
+    }
 }
 
 TEST_P(Int8, QuantizesAsTheOracle) {
@@ -119,7 +170,7 @@ TEST_P(Int8, IntegerSumsAreExact) {
   for (int bits = 0; bits <= 8; ++bits)
     for (const size_t group : {16u, 32u, 64u, 96u})
       for (const int kind : {0, 1, 2, 3}) {
-        const size_t cols = 96, blocks = 3, tokens = table().tokens;
+        const size_t cols = 96, blocks = 3, tokens = 15;
         Tokens x(tokens, cols, group);
         Random random(static_cast<uint64_t>(bits) * 100 + group);
         for (size_t t = 0; t < tokens; ++t) {
@@ -134,7 +185,6 @@ TEST_P(Int8, IntegerSumsAreExact) {
         Aligned packed(blocks * int8_block_bytes(bits)), unpacked(blocks * 512);
         for (size_t b = 0; b < blocks; ++b)
           pack_int8_block(steps.data() + b * 512, bits, packed.data() + b * int8_block_bytes(bits));
-        table().unpack(packed.data(), bits, blocks, unpacked.data());
         const std::vector<uint16_t> ones(x.groups * 16, f32_to_f16(1));
         const std::vector<uint8_t> zeros = random_bytes(x.groups * 16, 6, largest_code(bits) + 1);
         std::vector<uint16_t> mins(x.groups * 16);
@@ -149,7 +199,7 @@ TEST_P(Int8, IntegerSumsAreExact) {
                    .zero = kind == 2 || bits == 0 ? bits == 0 : 1 << (bits - 1),
                    .mins = kind == 2 ? mins.data() : nullptr};
         if (kind == 2) w.zero = 0;
-        std::vector<float> want(tokens * 16), one(16), many(tokens * 16);
+        std::vector<float> want(tokens * 16), few;
         oracle().unpack(packed.data(), bits, blocks, unpacked.data());
         for (size_t t = 0; t < tokens; ++t)
           for (size_t r = 0; r < 16; ++r) {
@@ -163,50 +213,70 @@ TEST_P(Int8, IntegerSumsAreExact) {
             }
             want[t * 16 + r] = static_cast<float>(sum);
           }
-        w.codes = unpacked.data();
-        table().unpacked_products(w, x.view(), 0, tokens, many.data());
-        EXPECT_EQ(many, want) << bits << " bits, group " << group << ", kind " << kind;
-        w.codes = packed.data();
-        for (size_t t = 0; t < tokens; ++t) {
-          table().products(w, x.view(), t, one.data());
-          EXPECT_EQ(one, std::vector<float>(want.begin() + static_cast<ptrdiff_t>(16 * t),
-                                            want.begin() + static_cast<ptrdiff_t>(16 * t + 16)))
-              << bits << " bits, group " << group << ", kind " << kind << ", token " << t;
+        const auto what = [&] {
+          return std::to_string(bits) + " bits, group " + std::to_string(group) + ", kind " + std::to_string(kind);
+        };
+        for (size_t count = 1; count <= kInt8FewTokens; ++count) {
+          few.resize(count * 16);
+          table().products(w, x.view(), 3, count, few.data());
+          EXPECT_EQ(few, std::vector<float>(want.begin() + 48, want.begin() + static_cast<ptrdiff_t>(16 * (3 + count))))
+              << what() << ", " << count << " tokens";
+        }
+        if (table().strip == 0) continue;
+        const std::vector<Int8Tile> tiles(table().tiles, w);
+        for (size_t count = 1; count <= tokens; ++count) {
+          const std::vector<float> many = products_of_panel(table(), tiles.data(), x, count);
+          for (size_t t = 0; t < count; ++t)
+            for (size_t r = 0; r < table().tiles * 16; ++r)
+              ASSERT_EQ(many[t * table().tiles * 16 + r], want[t * 16 + r % 16]) << what() << ", row " << r;
         }
       }
 }
 
+// Two tiles of different weights, every type of scale; few and many tokens must give the same bits.
 TEST_P(Int8, EveryTypeOfScaleAgreesWithTheOracle) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    const size_t cols = 128, group = 64;
-    Tokens x(2, cols, group);
-    const std::vector<float> row = random_floats(cols, 1);
-    for (size_t t = 0; t < 2; ++t) oracle().quantize(row.data(), cols, group, x.view(), t);
-    const std::vector<float> scales = random_floats(32, 2);
-    std::vector<uint16_t> halves;
-    for (const float scale : scales) halves.push_back(dtype == DType::kF16 ? f32_to_f16(scale) : f32_to_bf16(scale));
-    const std::vector<uint8_t> codes = random_bytes(4 * 512, 3);
-    Aligned aligned(codes.size());
-    std::memcpy(aligned.data(), codes.data(), codes.size());
-    const Int8Tile w{.codes = aligned.data(),
-                     .bits = 8,
-                     .blocks = 4,
-                     .group = group,
-                     .scale_dtype = dtype,
-                     .scales = dtype == DType::kF32 ? static_cast<const void*>(scales.data()) : halves.data(),
-                     .zeros = nullptr,
-                     .zero = 128,
-                     .mins = nullptr};
-    std::vector<float> want(16), got(16), two(32);
-    oracle().products(w, x.view(), 1, want.data());
-    table().products(w, x.view(), 1, got.data());
-    table().unpacked_products(w, x.view(), 0, 2, two.data());
-    for (size_t r = 0; r < 16; ++r) {
-      // |terms| sum to at most 128 columns x 1 x 128
-      EXPECT_NEAR(got[r], want[r], 1e-6 * 128 * 128) << r;
-      EXPECT_EQ(two[16 + r], got[r]) << r;
-    }
-  }
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const size_t group : {16u, 32u, 64u, 128u})
+      for (const bool with_mins : {false, true})
+        for (const int bits : {3, 8}) {
+          const size_t cols = 160, blocks = 5, tokens = 7;
+          Tokens x(tokens, cols, group);
+          for (size_t t = 0; t < tokens; ++t)
+            oracle().quantize(random_floats(cols, t).data(), cols, group, x.view(), t);
+          Aligned codes(2 * blocks * int8_block_bytes(bits));
+          const std::vector<uint8_t> random = random_bytes(2 * blocks * int8_block_bytes(bits), 3);
+          std::memcpy(codes.data(), random.data(), random.size());
+          const std::vector<float> floats = random_floats(4 * x.groups * 16, 2);
+          std::vector<uint16_t> halves;
+          for (const float f : floats) halves.push_back(dtype == DType::kF16 ? f32_to_f16(f) : f32_to_bf16(f));
+          const auto values = [&](size_t index) -> const void* {
+            const size_t at = index * x.groups * 16;
+            return dtype == DType::kF32 ? static_cast<const void*>(floats.data() + at) : halves.data() + at;
+          };
+          Int8Tile w[2];
+          for (size_t i = 0; i < 2; ++i)
+            w[i] = {.codes = codes.data() + i * blocks * int8_block_bytes(bits),
+                    .bits = bits,
+                    .blocks = blocks,
+                    .group = group,
+                    .scale_dtype = dtype,
+                    .scales = values(i),
+                    .zeros = nullptr,
+                    .zero = with_mins ? 0 : 1 << (bits - 1),
+                    .mins = with_mins ? values(2 + i) : nullptr};
+          std::vector<float> want(tokens * 16), got(tokens * 16), other(tokens * 16);
+          oracle().products(w[0], x.view(), 0, tokens, want.data());
+          table().products(w[0], x.view(), 0, tokens, got.data());
+          table().products(w[1], x.view(), 0, tokens, other.data());
+          // |terms| sum to at most 160 columns x |scale| 1 x |code| 255 x |x| 1, and as much from the mins.
+          for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-6 * 160 * (1 << bits)) << i;
+          if (table().strip == 0) continue;
+          const std::vector<float> many = products_of_panel(table(), w, x, tokens);
+          for (size_t t = 0; t < tokens; ++t)
+            for (size_t r = 0; r < table().tiles * 16; ++r)
+              ASSERT_EQ(many[t * table().tiles * 16 + r], (r < 16 ? got : other)[t * 16 + r % 16])
+                  << "group " << group << ", " << bits << " bits, token " << t << ", row " << r;
+        }
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 #include <immintrin.h>
 
 #include "kernels/avx2.h"
-#include "kernels/int8.h"
+#include "kernels/int8_avx2.h"
+#include "kernels/int8_vnni.h"
 #include "kernels/target.h"
 
 namespace nibble::kernels {
@@ -14,43 +15,8 @@ static bool vnni_usable() {
 }
 
 NIBBLE_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+#include "kernels/int8_vnni.inc"
 namespace {
-
-constexpr size_t kTokens = 8;  // 8 integer sums, 8 of a group and 8 of the row in 32 registers
-
-template <int Right>
-NIBBLE_INLINE __m512i shift(__m512i v) {
-  if constexpr (Right > 0) return _mm512_srli_epi16(v, Right);
-  if constexpr (Right < 0) return _mm512_slli_epi16(v, -Right);
-  return v;
-}
-
-NIBBLE_INLINE __m512i load(const uint8_t* p) { return _mm512_load_si512(p); }
-
-// codes | (v & mask)
-NIBBLE_INLINE __m512i merge(__m512i codes, __m512i v, char mask) {
-  return _mm512_ternarylogic_epi32(codes, v, _mm512_set1_epi8(mask), 0xf8);
-}
-
-// Step S of a packed block: a shift and a merge for each plane.
-template <int Bits, int S>
-NIBBLE_INLINE __m512i step(const uint8_t* block) {
-  constexpr size_t kVector = kInt8Vector;
-  if constexpr (Bits == 8) return load(block + S * kVector);
-  if constexpr (Bits == kInt8SignOnly) return _mm512_and_si512(shift<S - 1>(load(block)), _mm512_set1_epi8(2));
-  __m512i codes = _mm512_setzero_si512();
-  if constexpr ((Bits & 4) != 0)
-    codes = _mm512_and_si512(shift<S % 2 * 4>(load(block + S / 2 * kVector)), _mm512_set1_epi8(15));
-  if constexpr ((Bits & 2) != 0) {
-    constexpr int kTo = Bits & 4;
-    codes = merge(codes, shift<S % 4 * 2 - kTo>(load(block + (Bits & 4) * kVector + S / 4 * kVector)), 3 << kTo);
-  }
-  if constexpr ((Bits & 1) != 0) {
-    constexpr int kTo = Bits & 6;
-    codes = merge(codes, shift<S - kTo>(load(block + (Bits & 6) * kVector)), 1 << kTo);
-  }
-  return codes;
-}
 
 // Adds steps [S, End) to the integer sums; values: the tokens' first columns of the block.
 template <int Bits, size_t Tokens, int S, int End>
@@ -65,14 +31,6 @@ NIBBLE_INLINE void add_steps(const uint8_t* block, const int8_t* values, size_t 
     }
     add_steps<Bits, Tokens, S + 1, End>(block, values, stride, dots);
   }
-}
-
-NIBBLE_INLINE __m512 load_floats(const void* values, DType dtype, size_t group) {
-  if (dtype == DType::kF32) return _mm512_loadu_ps(static_cast<const float*>(values) + group * kInt8Rows);
-  const __m256i halves =
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(values) + group * kInt8Rows));
-  if (dtype == DType::kF16) return _mm512_cvtph_ps(halves);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 // For 512 int4 weights and one token: 4 loads, 12 operations to unpack, 8 dot products, and 4 to scale.
@@ -133,18 +91,33 @@ void tile_of(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noe
     tile<Bits, Tokens, 4>(w, x, first, y);
 }
 
-using TileProducts = void (*)(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexcept;
-
-void products(const Int8Tile& w, const Int8Tokens& x, size_t token, float* y) noexcept {
-  static constexpr TileProducts kOfBits[] = {tile_of<0, 1>, tile_of<1, 1>, tile_of<2, 1>, tile_of<3, 1>, tile_of<4, 1>,
-                                             tile_of<5, 1>, tile_of<6, 1>, tile_of<7, 1>, tile_of<8, 1>};
-  kOfBits[w.bits](w, x, token, y);
+// The tokens by eights, fours, twos and ones: the tile stays in the L1 cache meanwhile.
+template <int Bits>
+void tokens_of(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  for (size_t t = 0; t < count;) {
+    const size_t left = count - t;
+    float* const out = y + t * kInt8Rows;
+    if (left >= 8) {
+      tile_of<Bits, 8>(w, x, first + t, out);
+      t += 8;
+    } else if (left >= 4) {
+      tile_of<Bits, 4>(w, x, first + t, out);
+      t += 4;
+    } else if (left >= 2) {
+      tile_of<Bits, 2>(w, x, first + t, out);
+      t += 2;
+    } else {
+      tile_of<Bits, 1>(w, x, first + t, out);
+      t += 1;
+    }
+  }
 }
 
-void unpacked_products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
-  static constexpr TileProducts kOfTokens[kTokens] = {tile_of<8, 1>, tile_of<8, 2>, tile_of<8, 3>, tile_of<8, 4>,
-                                                      tile_of<8, 5>, tile_of<8, 6>, tile_of<8, 7>, tile_of<8, 8>};
-  kOfTokens[count - 1](w, x, first, y);
+void products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
+  using Products = void (*)(const Int8Tile&, const Int8Tokens&, size_t, size_t, float*) noexcept;
+  static constexpr Products kOfBits[] = {tokens_of<0>, tokens_of<1>, tokens_of<2>, tokens_of<3>, tokens_of<4>,
+                                         tokens_of<5>, tokens_of<6>, tokens_of<7>, tokens_of<8>};
+  kOfBits[w.bits](w, x, first, count, y);
 }
 
 template <int Bits, int S>
@@ -166,11 +139,6 @@ void unpack(const uint8_t* packed, int bits, size_t blocks, uint8_t* steps) noex
   static constexpr Unpack kOfBits[] = {unpack_of<0>, unpack_of<1>, unpack_of<2>, unpack_of<3>, unpack_of<4>,
                                        unpack_of<5>, unpack_of<6>, unpack_of<7>, unpack_of<8>};
   kOfBits[bits](packed, blocks, steps);
-}
-
-NIBBLE_INLINE int sum16(__m128i values) {
-  const __m512i wide = _mm512_cvtepi8_epi32(values);
-  return _mm512_reduce_add_epi32(wide);
 }
 
 void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, size_t token) noexcept {
@@ -205,7 +173,12 @@ void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, 
     _mm_storeu_si128(reinterpret_cast<__m128i*>(values + begin), first);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(values + begin + 16), second);
     out.scales[token * out.blocks + b] = scale;
-    const int halves[2] = {sum16(first), sum16(second)};
+    // Sums of fours; then the two lanes, which are the halves, in the lowest elements.
+    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+    __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+    fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4e));
+    fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0xb1));
+    const int halves[2] = {_mm256_extract_epi32(fours, 0), _mm256_extract_epi32(fours, 4)};
     if (span == kInt8Block) {
       negated[b] = static_cast<uint32_t>(-(halves[0] + halves[1])) & 0xffffu;
       sums[begin / group] += scale * static_cast<float>(halves[0] + halves[1]);
@@ -222,7 +195,9 @@ void quantize(const float* x, size_t cols, size_t group, const Int8Tokens& out, 
 NIBBLE_TARGET_END
 
 extern const Int8Table int8_vnni;
-const Int8Table int8_vnni = {"vnni", "avx512", vnni_usable, kTokens, quantize, unpack, products, unpacked_products};
+const Int8Table int8_vnni = {"vnni",           "avx512",         vnni_usable,         quantize,     unpack,
+                             avx2::pack_int8,  products,         vnni::kTiles,        vnni::kStrip, vnni::kPlanes,
+                             vnni::make_strip, vnni::make_panel, vnni::panel_products};
 
 }  // namespace nibble::kernels
 #endif

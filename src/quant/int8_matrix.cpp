@@ -1,6 +1,7 @@
 #include "quant/int8_matrix.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
 #include <cstring>
 
@@ -22,15 +23,38 @@ using kernels::kInt8Vector;
 
 constexpr size_t kStepsBytes = kInt8Steps * kInt8Vector;  // of one unpacked block
 
-std::shared_ptr<uint8_t> code_memory(size_t count) {
-  const auto memory = weight_memory(count);
-  return {memory, reinterpret_cast<uint8_t*>(memory.get())};
+size_t size_of(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+
+// Floats to `dtype`: F32, F16 or BF16.
+void narrow(const float* in, DType dtype, size_t n, void* out) {
+  if (dtype == DType::kF16)
+    kernels::active().f32_to_f16(in, static_cast<uint16_t*>(out), n);
+  else if (dtype == DType::kBF16)
+    kernels::active().f32_to_bf16(in, static_cast<uint16_t*>(out), n);
+  else
+    std::memcpy(out, in, n * sizeof(float));
+}
+
+float widen(const void* from, DType dtype, size_t i) {
+  if (dtype == DType::kF32) return static_cast<const float*>(from)[i];
+  const uint16_t half = static_cast<const uint16_t*>(from)[i];
+  return dtype == DType::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
 bool all_fit(const std::vector<float>& values, DType dtype) {
-  return std::all_of(values.begin(), values.end(), [dtype](float value) {
-    return (dtype == DType::kF16 ? f16_to_f32(f32_to_f16(value)) : bf16_to_f32(f32_to_bf16(value))) == value;
+  const auto back = dtype == DType::kF16 ? kernels::active().f16_to_f32 : kernels::active().bf16_to_f32;
+  std::atomic<bool> fit = true;
+  parallel_for(values.size(), 65536, [&](size_t begin, size_t end) {
+    uint16_t halves[512];
+    float again[512];
+    for (size_t i = begin; i < end && fit.load(std::memory_order_relaxed); i += 512) {
+      const size_t n = std::min<size_t>(512, end - i);
+      narrow(values.data() + i, dtype, n, halves);
+      back(halves, again, n);
+      if (!std::equal(again, again + n, values.data() + i)) fit = false;
+    }
   });
+  return fit;
 }
 
 // The smallest type that holds all of them exactly.
@@ -40,22 +64,43 @@ DType type_for(const PackedMatrix& packed) {
   return DType::kF32;
 }
 
-void store_value(std::vector<uint8_t>& to, DType dtype, size_t i, float value) {
-  if (dtype == DType::kF32) {
-    std::memcpy(to.data() + 4 * i, &value, 4);
-  } else {
-    const uint16_t half = dtype == DType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
-    std::memcpy(to.data() + 2 * i, &half, 2);
+// The rows of one tile, which may be fewer than 16: element `first` + r * stride + g of `from` is row r's, group g's.
+struct TileRows {
+  size_t count, groups, first, stride;
+};
+
+// [rows, groups] to [groups, 16] of `dtype`; what is missing is 0.
+void place(const std::vector<float>& from, const TileRows& rows, size_t groups, DType dtype, uint8_t* to) {
+  for (size_t g = 0; g < groups; ++g) {
+    float values[kInt8Rows] = {};
+    for (size_t r = 0; r < rows.count && g < rows.groups; ++r) values[r] = from[rows.first + r * rows.stride + g];
+    narrow(values, dtype, kInt8Rows, to + g * kInt8Rows * size_of(dtype));
   }
 }
 
-float load_value(const void* from, DType dtype, size_t i) {
-  if (dtype == DType::kF32) return static_cast<const float*>(from)[i];
-  const uint16_t half = static_cast<const uint16_t*>(from)[i];
-  return dtype == DType::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
+void place(const std::vector<uint8_t>& from, const TileRows& rows, size_t groups, uint8_t* to) {
+  std::fill_n(to, groups * kInt8Rows, uint8_t{0});
+  for (size_t r = 0; r < rows.count; ++r)
+    for (size_t g = 0; g < rows.groups; ++g) to[g * kInt8Rows + r] = from[rows.first + r * rows.stride + g];
 }
 
-size_t size_of(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+// Codes of rows [first, first + count) to `out`, block by block. A stretch of columns at a time, which stays in the
+// L1 cache.
+void place_codes(const PackedMatrix& packed, size_t first, size_t count, int bits, size_t blocks, uint8_t* out) {
+  constexpr size_t kBlocks = 16;
+  constexpr size_t kStretch = kBlocks * kInt8Block;
+  uint8_t codes[kInt8Rows * kStretch] = {};
+  for (size_t b = 0; b < blocks; b += kBlocks) {
+    const size_t begin = b * kInt8Block, cols = std::min(kStretch, packed.cols - begin);
+    const size_t some = std::min(kBlocks, blocks - b);
+    for (size_t r = 0; r < count; ++r) {
+      uint8_t* const row = codes + r * kStretch;
+      unpack_codes(packed.codes + (first + r) * packed.row_stride, packed.spec.bits, begin, cols, row);
+      std::fill(row + cols, row + some * kInt8Block, uint8_t{0});
+    }
+    kernels::active_int8().pack(codes, kStretch, bits, some, out + b * kernels::int8_block_bytes(bits));
+  }
+}
 
 }  // namespace
 
@@ -73,57 +118,49 @@ Int8Matrix::Int8Matrix(const PackedMatrix& packed) : spec_(packed.spec), rows_(p
   groups_ = ceil_div(padded_cols, group_);
   bits_ = spec_.bits == 1 && spec_.symmetric ? kInt8SignOnly : spec_.bits;
   scale_dtype_ = type_for(packed);
-  const size_t block_bytes = kernels::int8_block_bytes(bits_), values = tiles_ * groups_ * kInt8Rows;
-  codes_ = code_memory(checked_mul(tiles_, blocks_ * block_bytes, "packed codes"));
-  scales_ = std::make_shared<std::vector<uint8_t>>(values * size_of(scale_dtype_));
-  if (!packed.mins.empty()) mins_ = std::make_shared<std::vector<uint8_t>>(values * size_of(scale_dtype_));
-  if (!packed.zeros.empty()) zeros_ = std::make_shared<std::vector<uint8_t>>(values);
 
-  parallel_for(tiles_, 8, [&](size_t begin, size_t end) {
-    std::vector<uint8_t> codes(kInt8Rows * padded_cols);
-    uint8_t steps[kStepsBytes];
+  const size_t scale_bytes = groups_ * kInt8Rows * size_of(scale_dtype_);
+  const auto append = [this](size_t bytes) {
+    const size_t at = tile_bytes_;
+    tile_bytes_ += round_up(bytes, kInt8Vector);
+    return at;
+  };
+  append(blocks_ * kernels::int8_block_bytes(bits_));
+  scales_at_ = append(scale_bytes);
+  if (!packed.mins.empty()) mins_at_ = append(scale_bytes);
+  if (!packed.zeros.empty()) zeros_at_ = append(groups_ * kInt8Rows);
+  const auto memory = weight_memory(checked_mul(tiles_, tile_bytes_, "packed weight"));
+  memory_ = {memory, reinterpret_cast<uint8_t*>(memory.get())};
+
+  parallel_for(tiles_, 4, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
-      std::fill(codes.begin(), codes.end(), uint8_t{0});
-      const size_t first = i * kInt8Rows, count = std::min(kInt8Rows, rows_ - first);
-      for (size_t r = 0; r < count; ++r) {
-        unpack_codes(packed.codes + (first + r) * packed.row_stride, spec_.bits, 0, cols_,
-                     codes.data() + r * padded_cols);
-        const size_t from = spec_.per_tensor ? 0 : (first + r) * real_groups;
-        for (size_t g = 0; g < real_groups; ++g) {
-          const size_t at = (i * groups_ + g) * kInt8Rows + r;
-          store_value(*scales_, scale_dtype_, at, packed.scales[from + g]);
-          if (mins_) store_value(*mins_, scale_dtype_, at, packed.mins[from + g]);
-          if (zeros_) (*zeros_)[at] = packed.zeros[from + g];
-        }
-      }
-      for (size_t b = 0; b < blocks_; ++b) {
-        for (size_t r = 0; r < kInt8Rows; ++r)
-          for (size_t s = 0; s < kInt8Steps; ++s)
-            std::memcpy(steps + s * kInt8Vector + 4 * r, codes.data() + r * padded_cols + b * kInt8Block + 4 * s, 4);
-        kernels::pack_int8_block(steps, bits_, codes_.get() + (i * blocks_ + b) * block_bytes);
-      }
+      uint8_t* const tile = memory_.get() + i * tile_bytes_;
+      const size_t first = i * kInt8Rows;
+      TileRows rows{std::min(kInt8Rows, rows_ - first), real_groups, first * real_groups, real_groups};
+      if (spec_.per_tensor) rows.first = rows.stride = 0;
+      place_codes(packed, first, rows.count, bits_, blocks_, tile);
+      place(packed.scales, rows, groups_, scale_dtype_, tile + scales_at_);
+      if (mins_at_ != 0) place(packed.mins, rows, groups_, scale_dtype_, tile + mins_at_);
+      if (zeros_at_ != 0) place(packed.zeros, rows, groups_, tile + zeros_at_);
     }
   });
 }
 
-size_t Int8Matrix::bytes() const {
-  return tiles_ * blocks_ * kernels::int8_block_bytes(bits_) + scales_->size() + (zeros_ ? zeros_->size() : 0) +
-         (mins_ ? mins_->size() : 0);
-}
+size_t Int8Matrix::bytes() const { return tiles_ * tile_bytes_; }
 
 Int8Tile Int8Matrix::tile(size_t index) const {
-  const size_t values = index * groups_ * kInt8Rows;
+  const uint8_t* const tile = memory_.get() + index * tile_bytes_;
   int zero = 0;
-  if (!zeros_ && !mins_) zero = bits_ == kInt8SignOnly ? 1 : spec_.symmetric_zero();
-  return {.codes = codes_.get() + index * blocks_ * kernels::int8_block_bytes(bits_),
+  if (zeros_at_ == 0 && mins_at_ == 0) zero = bits_ == kInt8SignOnly ? 1 : spec_.symmetric_zero();
+  return {.codes = tile,
           .bits = bits_,
           .blocks = blocks_,
           .group = group_,
           .scale_dtype = scale_dtype_,
-          .scales = scales_->data() + values * size_of(scale_dtype_),
-          .zeros = zeros_ ? zeros_->data() + values : nullptr,
+          .scales = tile + scales_at_,
+          .zeros = zeros_at_ != 0 ? tile + zeros_at_ : nullptr,
           .zero = zero,
-          .mins = mins_ ? mins_->data() + values * size_of(scale_dtype_) : nullptr};
+          .mins = mins_at_ != 0 ? tile + mins_at_ : nullptr};
 }
 
 void Int8Matrix::load_row(size_t row, size_t begin, size_t count, float* out) const noexcept {
@@ -136,9 +173,9 @@ void Int8Matrix::load_row(size_t row, size_t begin, size_t count, float* out) co
     for (size_t s = 0; s < kInt8Steps; ++s) std::memcpy(codes + 4 * s, steps + s * kInt8Vector + 4 * r, 4);
     for (; c < end; ++c, ++out) {
       const size_t at = c / group_ * kInt8Rows + r;
-      const float scale = load_value(w.scales, scale_dtype_, at);
+      const float scale = widen(w.scales, scale_dtype_, at);
       const int zero = w.zeros != nullptr ? w.zeros[at] : w.zero, code = codes[c % kInt8Block];
-      *out = w.mins != nullptr ? scale * static_cast<float>(code) + load_value(w.mins, scale_dtype_, at)
+      *out = w.mins != nullptr ? scale * static_cast<float>(code) + widen(w.mins, scale_dtype_, at)
                                : scale * static_cast<float>(code - zero);
     }
   }

@@ -39,10 +39,10 @@ class Int8Matrix {
   size_t tiles_ = 0, blocks_ = 0, group_ = 0, groups_ = 0;  // blocks and groups of a row, padding included
   int bits_ = 0;                                            // as Int8Tile has it
   DType scale_dtype_ = DType::kF32;
-  std::shared_ptr<uint8_t> codes_;                // [tiles, blocks, packed block]
-  std::shared_ptr<std::vector<uint8_t>> zeros_;   // [tiles, groups, 16] or null
-  std::shared_ptr<std::vector<uint8_t>> scales_;  // [tiles, groups, 16] of scale_dtype_
-  std::shared_ptr<std::vector<uint8_t>> mins_;    // the same, or null
+  // One block of memory. A tile is contiguous, its parts begin at multiples of 64: codes [blocks, packed block], scales
+  // [groups, 16] of scale_dtype_, then mins of the same or zeros [groups, 16], where there are any.
+  std::shared_ptr<uint8_t> memory_;
+  size_t tile_bytes_ = 0, scales_at_ = 0, mins_at_ = 0, zeros_at_ = 0;  // 0: no mins, no zeros
 };
 
 // One of several weights that meet the same activations: q, k and v, or gate and up.

@@ -4,115 +4,213 @@
 #include <span>
 #include <vector>
 
+#include "core/checked.h"
 #include "core/threads.h"
 #include "quant/int8_matrix.h"
 
 namespace nibble {
 namespace {
 
+using kernels::Int8Panel;
+using kernels::Int8Strip;
 using kernels::Int8Table;
 using kernels::Int8Tile;
 using kernels::Int8Tokens;
 using kernels::kInt8Block;
+using kernels::kInt8FewTokens;
 using kernels::kInt8Rows;
-using kernels::kInt8Steps;
-using kernels::kInt8Vector;
 
-constexpr size_t kStepsBytes = kInt8Steps * kInt8Vector;  // of one unpacked block
-
-// At least `count` elements in `storage`, which only grows.
-template <class T>
-T* grown(std::vector<T>& storage, size_t count) {
-  if (storage.size() < count) storage.resize(count);
-  return storage.data();
-}
-
-// Quantized activations of one product: one for each thread that multiplies.
-struct TokenStorage {
-  std::vector<int8_t> values;
-  std::vector<float> scales, sums;
-  std::vector<uint32_t> negated;
-
-  Int8Tokens reserve(size_t tokens, const Int8Matrix& w) {
-    const size_t blocks = w.blocks(), spans = blocks * kInt8Block / kernels::int8_span(w.group());
-    return {blocks,
-            spans,
-            w.groups(),
-            grown(values, tokens * blocks * kInt8Block),
-            grown(scales, tokens * blocks),
-            grown(negated, tokens * spans),
-            grown(sums, tokens * w.groups())};
-  }
+// What a row of each of the weights has; they share it.
+struct Extents {
+  size_t cols, group, blocks, spans, groups;
 };
 
-// Unpacked codes of one tile, aligned: one for each worker.
-uint8_t* tile_storage(size_t blocks) {
-  static thread_local std::vector<uint8_t> storage;
-  uint8_t* const bytes = grown(storage, blocks * kStepsBytes + kInt8Vector);
-  return bytes + (kInt8Vector - reinterpret_cast<uintptr_t>(bytes) % kInt8Vector) % kInt8Vector;
+Extents extents_of(const Int8Matrix& w) {
+  return {w.cols(), w.group(), w.blocks(), w.blocks() * kInt8Block / kernels::int8_span(w.group()), w.groups()};
 }
 
-// Rows [first, first + 16) of the sums of tokens [token, token + count) to y.
-void store_sums(const float* sums, size_t count, size_t token, size_t first, const float* bias, MatrixView<float> y) {
-  const size_t rows = std::min(kInt8Rows, y.cols - first);
+// Memory that only grows, handed out in aligned pieces: one for each worker and purpose.
+class Scratch {
+ public:
+  // Room for `bytes` in all, counting 64 for each piece. Earlier pieces are lost.
+  void reserve(size_t bytes) {
+    if (bytes_.size() < bytes + kAlignment) bytes_.resize(bytes + kAlignment);
+    const auto address = reinterpret_cast<uintptr_t>(bytes_.data());
+    used_ = round_up(address, kAlignment) - address;
+  }
+  template <class T>
+  T* take(size_t count) {
+    T* const piece = reinterpret_cast<T*>(bytes_.data() + used_);
+    used_ += round_up(count * sizeof(T), kAlignment);
+    assert(used_ <= bytes_.size());
+    return piece;
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  std::vector<std::byte> bytes_;
+  size_t used_ = 0;
+};
+
+Int8Tokens take_tokens(Scratch& scratch, const Extents& e, size_t tokens) {
+  scratch.reserve(tokens * (e.blocks * (kInt8Block + 4) + e.spans * 4 + e.groups * 4) + size_t{4} * 64);
+  return {e.blocks,
+          e.spans,
+          e.groups,
+          scratch.take<int8_t>(tokens * e.blocks * kInt8Block),
+          scratch.take<float>(tokens * e.blocks),
+          scratch.take<uint32_t>(tokens * e.spans),
+          scratch.take<float>(tokens * e.groups)};
+}
+
+// Bytes of one strip, each of its arrays a multiple of 64.
+size_t strip_bytes(const Extents& e, size_t tokens) {
+  const auto piece = [&](size_t bytes) { return round_up(bytes * tokens, 64); };
+  return piece(e.blocks * kInt8Block) + piece(e.blocks * 4) + piece(e.spans * 4) + piece(e.groups * 4);
+}
+
+Int8Strip strip_at(std::byte* at, const Extents& e, size_t tokens) {
+  const auto piece = [&](size_t bytes) {
+    std::byte* const begin = at;
+    at += round_up(bytes * tokens, 64);
+    return begin;
+  };
+  Int8Strip strip{e.blocks, e.spans, e.groups, nullptr, nullptr, nullptr, nullptr};
+  strip.values = reinterpret_cast<uint8_t*>(piece(e.blocks * kInt8Block));
+  strip.scales = reinterpret_cast<float*>(piece(e.blocks * 4));
+  strip.negated = reinterpret_cast<uint32_t*>(piece(e.spans * 4));
+  strip.sums = reinterpret_cast<float*>(piece(e.groups * 4));
+  return strip;
+}
+
+Int8Panel take_panel(Scratch& scratch, const Extents& e, size_t rows, size_t planes) {
+  scratch.reserve(rows * (planes * e.blocks * kInt8Block + e.spans * 4 + e.groups * 12) + size_t{5} * 64);
+  Int8Panel panel{e.blocks, e.spans, e.groups, e.group, 0, false, false, nullptr, nullptr, nullptr, nullptr, nullptr};
+  panel.codes = scratch.take<uint8_t>(rows * planes * e.blocks * kInt8Block);
+  panel.starts = scratch.take<int32_t>(rows * e.spans);
+  panel.rest = scratch.take<int32_t>(rows * e.groups);
+  panel.scales = scratch.take<float>(rows * e.groups);
+  panel.mins = scratch.take<float>(rows * e.groups);
+  return panel;
+}
+
+// sums [count, width] of rows from `first` on and tokens from `token` on, to y.
+void store_sums(const float* sums, size_t width, size_t count, size_t token, size_t first, const Int8Product& product) {
+  const size_t rows = std::min(width, product.y.cols - first);
   for (size_t t = 0; t < count; ++t) {
-    float* const out = y.row(token + t) + first;
-    const float* const in = sums + t * kInt8Rows;
-    for (size_t r = 0; r < rows; ++r) out[r] = bias != nullptr ? in[r] + bias[first + r] : in[r];
+    float* const out = product.y.row(token + t) + first;
+    const float* const in = sums + t * width;
+    if (product.bias == nullptr)
+      std::copy_n(in, rows, out);
+    else
+      for (size_t r = 0; r < rows; ++r) out[r] = in[r] + product.bias[first + r];
   }
 }
 
-// Tile `index` of `product` with every token.
-void multiply_tile(const Int8Product& product, size_t index, const Int8Tokens& tokens) {
+// Calls body(product, index within it) for the units [begin, end) of all products in a row; a unit is `tiles` tiles.
+template <class Body>
+void for_each_unit(std::span<const Int8Product> products, size_t tiles, size_t begin, size_t end, const Body& body) {
+  size_t before = 0;  // units of earlier products
+  for (const Int8Product& product : products) {
+    const size_t after = before + ceil_div(product.w->tiles(), tiles);
+    for (; begin < std::min(end, after); ++begin) body(product, begin - before);
+    before = after;
+  }
+}
+
+size_t count_units(std::span<const Int8Product> products, size_t tiles) {
+  size_t units = 0;
+  for (const Int8Product& product : products) units += ceil_div(product.w->tiles(), tiles);
+  return units;
+}
+
+// Straight from the packed tiles.
+void multiply_few(std::span<const Int8Product> products, const Extents& e, MatrixView<const float> x) {
   const Int8Table& kernel = kernels::active_int8();
-  const size_t first = index * kInt8Rows, count = product.y.rows;
-  Int8Tile tile = product.w->tile(index);
-  float sums[8 * kInt8Rows];
-  assert(kernel.tokens <= 8);
-  if (count == 1) {
-    kernel.products(tile, tokens, 0, sums);
-    store_sums(sums, 1, 0, first, product.bias, product.y);
-    return;
-  }
-  if (tile.bits != 8) {
-    uint8_t* const steps = tile_storage(tile.blocks);
-    kernel.unpack(tile.codes, tile.bits, tile.blocks, steps);
-    tile.codes = steps;
-  }
-  for (size_t t = 0; t < count; t += kernel.tokens) {
-    const size_t some = std::min(kernel.tokens, count - t);
-    kernel.unpacked_products(tile, tokens, t, some, sums);
-    store_sums(sums, some, t, first, product.bias, product.y);
-  }
+  static thread_local Scratch scratch;
+  const Int8Tokens tokens = take_tokens(scratch, e, x.rows);
+  // Not worth a parallel region.
+  for (size_t t = 0; t < x.rows; ++t) kernel.quantize(x.row(t), e.cols, e.group, tokens, t);
+  // About 32,768 weights: see weight_matrix.cpp.
+  const size_t grain = std::max<size_t>(1, 32768 / (kInt8Rows * e.blocks * kInt8Block));
+  parallel_for(count_units(products, 1), grain, [&](size_t begin, size_t end) {
+    float sums[kInt8FewTokens * kInt8Rows];
+    for_each_unit(products, 1, begin, end, [&](const Int8Product& product, size_t index) {
+      const Int8Tile tile = product.w->tile(index);
+      for (size_t t = 0; t < x.rows; t += kInt8FewTokens) {
+        const size_t count = std::min(kInt8FewTokens, x.rows - t);
+        kernel.products(tile, tokens, t, count, sums);
+        store_sums(sums, kInt8Rows, count, t, index * kInt8Rows, product);
+      }
+    });
+  });
+}
+
+// Tokens of one task: their strips, which each panel meets, stay in the L3 cache, and the panel is worth its making.
+size_t task_strips(const Extents& e, size_t strip) {
+  const size_t tokens = std::clamp<size_t>((size_t{2} << 20) / (e.blocks * kInt8Block), 128, 1024);
+  return ceil_div(tokens, strip);
+}
+
+constexpr size_t kMaxTiles = 2;   // of a panel, in any table
+constexpr size_t kMaxSums = 256;  // of a panel and a strip
+
+// Each task unpacks one panel and multiplies it with a range of strips.
+void multiply_many(std::span<const Int8Product> products, const Extents& e, MatrixView<const float> x) {
+  const Int8Table& kernel = kernels::active_int8();
+  const size_t strips = ceil_div(x.rows, kernel.strip), bytes = strip_bytes(e, kernel.strip);
+  const auto tokens_of = [&](size_t strip) { return std::min(kernel.strip, x.rows - strip * kernel.strip); };
+  static thread_local Scratch all;
+  all.reserve(strips * bytes);
+  std::byte* const storage = all.take<std::byte>(strips * bytes);
+  parallel_for(strips, 4, [&](size_t begin, size_t end) {
+    static thread_local Scratch rows;
+    const Int8Tokens tokens = take_tokens(rows, e, kernel.strip);
+    for (size_t s = begin; s < end; ++s) {
+      for (size_t t = 0; t < tokens_of(s); ++t)
+        kernel.quantize(x.row(s * kernel.strip + t), e.cols, e.group, tokens, t);
+      kernel.make_strip(tokens, 0, tokens_of(s), strip_at(storage + s * bytes, e, kernel.strip));
+    }
+  });
+
+  const size_t panels = count_units(products, kernel.tiles), range = task_strips(e, kernel.strip);
+  // Where a weight ends with one tile of a panel, it is there twice; store_sums leaves the second out.
+  const auto multiply_panel = [&](const Int8Product& product, size_t index, size_t first_strip, size_t last_strip) {
+    const size_t rows = kernel.tiles * kInt8Rows, tile = index * kernel.tiles, last = product.w->tiles() - 1;
+    const Int8Tile tiles[kMaxTiles] = {product.w->tile(tile), product.w->tile(std::min(tile + 1, last))};
+    static thread_local Scratch scratch;
+    Int8Panel panel = take_panel(scratch, e, rows, kernel.planes);
+    kernel.make_panel(tiles, panel);
+    alignas(64) float sums[kMaxSums];
+    assert(kernel.tiles <= kMaxTiles && kernel.strip * rows <= kMaxSums);
+    for (size_t s = first_strip; s < last_strip; ++s) {
+      kernel.panel_products(panel, strip_at(storage + s * bytes, e, kernel.strip), tokens_of(s), sums);
+      store_sums(sums, rows, tokens_of(s), s * kernel.strip, tile * kInt8Rows, product);
+    }
+  };
+  parallel_for(panels * ceil_div(strips, range), 1, [&](size_t begin, size_t end) {
+    for (size_t task = begin; task < end; ++task) {
+      const size_t first = task / panels * range, panel = task % panels;
+      for_each_unit(products, kernel.tiles, panel, panel + 1, [&](const Int8Product& product, size_t index) {
+        multiply_panel(product, index, first, std::min(strips, first + range));
+      });
+    }
+  });
 }
 
 }  // namespace
 
 void multiply(std::span<const Int8Product> products, MatrixView<const float> x) {
   const Int8Matrix& w = *products[0].w;
-  size_t tiles = 0;
-  for (const Int8Product& product : products) {
+  for ([[maybe_unused]] const Int8Product& product : products) {
     assert(share_activations(w, *product.w) && x.cols == product.w->cols());
     assert(product.y.rows == x.rows && product.y.cols == product.w->rows());
-    tiles += product.w->tiles();
   }
   if (x.rows == 0) return;
-  static thread_local TokenStorage storage;
-  const Int8Tokens tokens = storage.reserve(x.rows, w);
-  // A single token is not worth a parallel region: its range runs in this thread.
-  parallel_for(x.rows, 16, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) kernels::active_int8().quantize(x.row(t), x.cols, w.group(), tokens, t);
-  });
-  // About 32,768 weights: see weight_matrix.cpp.
-  const size_t grain = std::max<size_t>(1, 32768 / (kInt8Rows * w.blocks() * kInt8Block));
-  parallel_for(tiles, grain, [&](size_t begin, size_t end) {
-    size_t before = 0;  // tiles of earlier products
-    for (const Int8Product& product : products) {
-      const size_t after = before + product.w->tiles();
-      for (; begin < std::min(end, after); ++begin) multiply_tile(product, begin - before, tokens);
-      before = after;
-    }
-  });
+  if (x.rows <= kInt8FewTokens || kernels::active_int8().strip == 0)
+    multiply_few(products, extents_of(w), x);
+  else
+    multiply_many(products, extents_of(w), x);
 }
 
 void multiply(const Int8Matrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y) {
