@@ -20,10 +20,6 @@ ModelChoices RunFlags::choices_for_tokens() const {
   return result;
 }
 
-DType RunFlags::cache_type() const {
-  return kv_cache == "f32" ? DType::kF32 : kv_cache == "bf16" ? DType::kBF16 : DType::kF16;
-}
-
 void add_run_flags(CLI::App& verb, RunFlags& flags, const std::string& default_cache) {
   flags.kv_cache = default_cache;
   verb.add_option("--dtype", flags.dtype,
@@ -36,8 +32,8 @@ void add_run_flags(CLI::App& verb, RunFlags& flags, const std::string& default_c
           "bf16 rounds both to bf16")
       ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
       ->capture_default_str();
-  verb.add_option("--kv-cache", flags.kv_cache, "type of keys and values")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+  verb.add_option("--kv-cache", flags.kv_cache, "type of keys and values; q8 and q4 quantize them")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8", "q4"}))
       ->capture_default_str();
 }
 

@@ -2,7 +2,6 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
-#include "core/dtype.h"
 #include "pipeline/loaded_model.h"
 
 namespace nibble::cli {
@@ -15,7 +14,7 @@ struct RunFlags {
 
   ModelChoices choices() const;             // throws Error(kUsage)
   ModelChoices choices_for_tokens() const;  // the same for verbs that read the weights again for every token
-  DType cache_type() const;
+  CacheType cache_type() const { return parse_cache_type(kv_cache); }
 };
 
 // Adds --dtype, --scheme, --quant, --compute and --kv-cache, the last with this default.

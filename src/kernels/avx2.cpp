@@ -170,8 +170,33 @@ class DoubleSum {
   __m256d high_;
 };
 
+// One or two rows need more panels for their FMAs to overlap; 12 sums fill the registers.
+constexpr size_t score_panels(size_t rows) { return rows <= 3 ? 2 : 1; }
+constexpr size_t weigh_vectors(size_t rows) { return rows <= 3 ? 4 : 2; }
+
+Vec signed_codes(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+Vec levels(__m128i codes) {
+  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kKvLevels));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_shuffle_epi8(table, _mm_and_si128(codes, _mm_set1_epi8(15)))));
+}
+Vec low_levels(const uint8_t* p) { return levels(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+Vec high_levels(const uint8_t* p) {
+  return levels(_mm_srli_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), 4));
+}
+Vec half(uint16_t bits) { return set(_cvtsh_ss(bits)); }
+template <size_t S>
+Vec swap_lanes(Vec v) {
+  if constexpr (S == 1) return _mm256_permute_ps(v, 0xb1);
+  if constexpr (S == 2) return _mm256_permute_ps(v, 0x4e);
+  return _mm256_permute2f128_ps(v, v, 1);
+}
+
 #include "kernels/vector_linear.inc"
 #include "kernels/vector_math.inc"
+
+#include "kernels/vector_attention.inc"
 
 }  // namespace
 NIBBLE_TARGET_END

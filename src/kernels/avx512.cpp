@@ -125,8 +125,36 @@ class DoubleSum {
   __m512d high_;
 };
 
+// 24 sums and 4 vectors of keys or values in 32 registers.
+constexpr size_t score_panels(size_t) { return 4; }
+constexpr size_t weigh_vectors(size_t) { return 4; }
+
+Vec signed_codes(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// The permutation reads the low four bits of each lane only.
+Vec levels(__m512i codes) {
+  const __m512 table = signed_codes(kKvLevels);
+  return _mm512_permutexvar_ps(codes, table);
+}
+__m512i load_bytes(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+Vec low_levels(const uint8_t* p) { return levels(load_bytes(p)); }
+Vec high_levels(const uint8_t* p) { return levels(_mm512_srli_epi32(load_bytes(p), 4)); }
+Vec half(uint16_t bits) { return set(_cvtsh_ss(bits)); }
+template <size_t S>
+Vec swap_lanes(Vec v) {
+  if constexpr (S == 1) return _mm512_permute_ps(v, 0xb1);
+  if constexpr (S == 2) return _mm512_permute_ps(v, 0x4e);
+  if constexpr (S == 4) return _mm512_shuffle_f32x4(v, v, 0xb1);
+  return _mm512_shuffle_f32x4(v, v, 0x4e);
+}
+
 #include "kernels/vector_linear.inc"
 #include "kernels/vector_math.inc"
+
+#include "kernels/vector_attention.inc"
 
 }  // namespace
 NIBBLE_TARGET_END

@@ -4,6 +4,8 @@
 #include <span>
 #include <string_view>
 
+#include "kernels/kv.h"
+
 namespace nibble::kernels {
 
 // One table per instruction set. Entries never allocate, throw or touch memory outside their arguments; any n >= 0 is
@@ -66,6 +68,27 @@ struct Table {
   void (*min_max)(const float* x, size_t n, float* lo, float* hi) noexcept;
   // codes[i] = clamp(rint(x[i] / scale) + zero, low, high), rint to even, true division. Bit-equal in every table.
   void (*encode)(const float* x, size_t n, float scale, float zero, float low, float high, uint8_t* codes) noexcept;
+
+  // Attention. scores[r][p] = sum_c queries[r][c] * keys[p][c] for r < rows and the 16 positions p of every panel;
+  // queries are [rows, keys.width] of row stride query_stride.
+  void (*kv_scores)(const KvView& keys, size_t panels, const float* queries, size_t query_stride, size_t rows,
+                    float* scores, size_t score_stride) noexcept;
+  // sums[r][c] += sum_i weights[r][i] * values[i][c] for r < rows, i < positions, c < values.width.
+  void (*kv_weigh)(const KvView& values, size_t positions, const float* weights, size_t weight_stride, size_t rows,
+                   float* sums, size_t sum_stride) noexcept;
+  // The same keys and values as kF32: out is [panels][width][16] and [positions][width].
+  void (*kv_expand_keys)(const KvView& keys, size_t panels, float* out) noexcept;
+  void (*kv_expand_values)(const KvView& values, size_t positions, float* out) noexcept;
+  // x [blocks * 32] to one code a byte and f16 scales, as kQ4: the best of three scales, then refined by least squares.
+  // The scale is NaN where x holds NaN or infinity. Tables may differ where two codes are equally near.
+  void (*quantize_q4)(const float* x, size_t blocks, uint8_t* codes, uint16_t* scales) noexcept;
+  // A step of the online softmax (Milakov & Gimelshein 2018): *top grows to the largest of itself and x, x becomes
+  // exp(x - *top), *sum is rescaled and sum(x) added to it. Returns the factor by which the sum was rescaled.
+  float (*softmax_part)(float* x, size_t n, float* top, double* sum) noexcept;
+  // Rotates the pairs (head[i], head[i + half_dims]) by the angles whose cosines and sines, [half_dims], are given.
+  void (*rope)(float* head, size_t half_dims, const float* cosines, const float* sines) noexcept;
+  // x = scale * H x, H the Hadamard matrix of order n (a power of two) in Sylvester's order. H H = n I.
+  void (*hadamard)(float* x, size_t n, float scale) noexcept;
 };
 
 std::span<const Table* const> available();  // usable on this CPU, best first, "scalar" last

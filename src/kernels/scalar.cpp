@@ -159,6 +159,140 @@ void encode(const float* x, size_t n, float scale, float zero, float low, float 
   }
 }
 
+// Column c of one position.
+float key_at(const KvView& keys, size_t position, size_t c) {
+  const size_t panel = position / kKvPanel, lane = position % kKvPanel;
+  const size_t at = (panel * keys.width + c) * kKvPanel + lane;
+  const size_t block = (panel * (keys.width / kKvBlock) + c / kKvBlock) * kKvPanel + lane;
+  switch (keys.format) {
+    case KvFormat::kF32:
+      return static_cast<const float*>(keys.data)[at];
+    case KvFormat::kF16:
+      return nibble::f16_to_f32(static_cast<const uint16_t*>(keys.data)[at]);
+    case KvFormat::kBF16:
+      return nibble::bf16_to_f32(static_cast<const uint16_t*>(keys.data)[at]);
+    case KvFormat::kQ8:
+      return static_cast<float>(static_cast<const int8_t*>(keys.data)[at]) * nibble::f16_to_f32(keys.scales[block]);
+    case KvFormat::kQ4:
+      break;
+  }
+  const size_t row = c / kKvBlock * (kKvBlock / 2) + c % (kKvBlock / 2);
+  const uint8_t pair = static_cast<const uint8_t*>(keys.data)[(panel * (keys.width / 2) + row) * kKvPanel + lane];
+  const int code = c % kKvBlock < kKvBlock / 2 ? pair & 15 : pair >> 4;
+  return static_cast<float>(kKvLevels[code]) * nibble::f16_to_f32(keys.scales[block]);
+}
+
+float value_at(const KvView& values, size_t position, size_t c) {
+  const size_t at = position * values.width + c, block = position * (values.width / kKvBlock) + c / kKvBlock;
+  switch (values.format) {
+    case KvFormat::kF32:
+      return static_cast<const float*>(values.data)[at];
+    case KvFormat::kF16:
+      return nibble::f16_to_f32(static_cast<const uint16_t*>(values.data)[at]);
+    case KvFormat::kBF16:
+      return nibble::bf16_to_f32(static_cast<const uint16_t*>(values.data)[at]);
+    case KvFormat::kQ8:
+      return static_cast<float>(static_cast<const int8_t*>(values.data)[at]) * nibble::f16_to_f32(values.scales[block]);
+    case KvFormat::kQ4:
+      break;
+  }
+  const size_t byte = position * (values.width / 2) + c / kKvBlock * (kKvBlock / 2) + c % (kKvBlock / 2);
+  const uint8_t pair = static_cast<const uint8_t*>(values.data)[byte];
+  const int code = c % kKvBlock < kKvBlock / 2 ? pair & 15 : pair >> 4;
+  return static_cast<float>(kKvLevels[code]) * nibble::f16_to_f32(values.scales[block]);
+}
+
+void kv_scores(const KvView& keys, size_t panels, const float* queries, size_t query_stride, size_t rows, float* scores,
+               size_t score_stride) noexcept {
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t p = 0; p < panels * kKvPanel; ++p) {
+      float sum = 0;
+      for (size_t c = 0; c < keys.width; ++c) sum += queries[r * query_stride + c] * key_at(keys, p, c);
+      scores[r * score_stride + p] = sum;
+    }
+}
+
+void kv_weigh(const KvView& values, size_t positions, const float* weights, size_t weight_stride, size_t rows,
+              float* sums, size_t sum_stride) noexcept {
+  for (size_t i = 0; i < positions; ++i)
+    for (size_t c = 0; c < values.width; ++c) {
+      const float value = value_at(values, i, c);
+      for (size_t r = 0; r < rows; ++r) sums[r * sum_stride + c] += weights[r * weight_stride + i] * value;
+    }
+}
+
+void kv_expand_keys(const KvView& keys, size_t panels, float* out) noexcept {
+  for (size_t p = 0; p < panels * kKvPanel; ++p)
+    for (size_t c = 0; c < keys.width; ++c)
+      out[(p / kKvPanel * keys.width + c) * kKvPanel + p % kKvPanel] = key_at(keys, p, c);
+}
+
+void kv_expand_values(const KvView& values, size_t positions, float* out) noexcept {
+  for (size_t i = 0; i < positions; ++i)
+    for (size_t c = 0; c < values.width; ++c) out[i * values.width + c] = value_at(values, i, c);
+}
+
+uint8_t nearest_level(float x) {
+  uint8_t code = 0;
+  while (code < 15 && x > static_cast<float>(kKvLevels[code] + kKvLevels[code + 1]) / 2) ++code;
+  return code;
+}
+
+void quantize_q4(const float* x, size_t blocks, uint8_t* codes, uint16_t* scales) noexcept {
+  for (size_t b = 0; b < blocks; ++b, x += kKvBlock, codes += kKvBlock) {
+    float top = 0, best_scale = 0, best_gain = 0;
+    bool finite = true;
+    for (size_t i = 0; i < kKvBlock; ++i) {
+      codes[i] = 0;
+      finite = finite && std::isfinite(x[i]);
+      if (std::abs(x[i]) > std::abs(top)) top = x[i];
+    }
+    for (const float share : {0.85f, 1.0f, 1.15f}) {
+      if (top == 0 || !finite) break;
+      const float inverse = static_cast<float>(kKvLevels[0]) / (top * share);
+      float product = 0, square = 0;
+      for (size_t i = 0; i < kKvBlock; ++i) {
+        const auto level = static_cast<float>(kKvLevels[nearest_level(x[i] * inverse)]);
+        product += level * x[i], square += level * level;
+      }
+      const float gain = product / square * product;
+      if (!(gain > best_gain)) continue;
+      best_gain = gain, best_scale = product / square;
+      for (size_t i = 0; i < kKvBlock; ++i) codes[i] = nearest_level(x[i] * inverse);
+    }
+    if (!finite) best_scale = std::numeric_limits<float>::quiet_NaN();
+    scales[b] = nibble::f32_to_f16(best_scale);
+  }
+}
+
+float softmax_part(float* x, size_t n, float* top, double* sum) noexcept {
+  const float before = *top, here = largest(x, n), now = here > before ? here : before;
+  double added = 0;
+  for (size_t i = 0; i < n; ++i) added += double{x[i] = std::exp(x[i] - now)};
+  const float factor = now == before ? 1.0f : std::exp(before - now);
+  *top = now;
+  *sum = *sum * double{factor} + added;
+  return factor;
+}
+
+void rope(float* head, size_t half_dims, const float* cosines, const float* sines) noexcept {
+  for (size_t i = 0; i < half_dims; ++i) {
+    const float a = head[i], b = head[i + half_dims];
+    head[i] = a * cosines[i] - b * sines[i];
+    head[i + half_dims] = b * cosines[i] + a * sines[i];
+  }
+}
+
+void hadamard(float* x, size_t n, float scale) noexcept {
+  for (size_t stride = 1; stride < n; stride *= 2)
+    for (size_t i = 0; i < n; ++i)
+      if ((i & stride) == 0) {
+        const float a = x[i], b = x[i + stride];
+        x[i] = a + b, x[i + stride] = a - b;
+      }
+  for (size_t i = 0; i < n; ++i) x[i] *= scale;
+}
+
 bool usable() { return true; }
 
 }  // namespace
@@ -192,6 +326,14 @@ const Table scalar_table = {
     .argmax = argmax,
     .min_max = min_max,
     .encode = encode,
+    .kv_scores = kv_scores,
+    .kv_weigh = kv_weigh,
+    .kv_expand_keys = kv_expand_keys,
+    .kv_expand_values = kv_expand_values,
+    .quantize_q4 = quantize_q4,
+    .softmax_part = softmax_part,
+    .rope = rope,
+    .hadamard = hadamard,
 };
 
 }  // namespace nibble::kernels

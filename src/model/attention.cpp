@@ -1,7 +1,8 @@
 #include "model/attention.h"
 
 #include <algorithm>
-#include <vector>
+#include <cmath>
+#include <limits>
 
 #include "core/checked.h"
 #include "core/threads.h"
@@ -10,147 +11,239 @@
 namespace nibble {
 namespace {
 
-// From this many tokens on, keys and values are packed into panels for the matrix kernel; fewer do not pay for the
-// packing.
-constexpr size_t kTileTokens = 4;
-constexpr size_t kTileRows = 128;    // query rows (tokens x heads of a group) of one block, about
-constexpr size_t kValueDepth = 256;  // positions in one panel of values
+using kernels::kKvPanel;
+using kernels::KvFormat;
 
-struct Layer {
-  const SlabCache& cache;
-  size_t layer, past, group, window;
-  MatrixView<const float> queries;
-  MatrixView<float> out;
+constexpr size_t kTile = 128;       // positions: scores, keys and values of a tile stay in L2
+constexpr size_t kBlockRows = 120;  // query rows (tokens x heads of a group) of one block, about
+constexpr size_t kExpandRows = 24;  // from this many rows on, a tile is dequantized once for all of them
+// Passes of so few tokens split their positions among threads, because there may be fewer heads than threads.
+constexpr size_t kSplitTokens = 8;
+constexpr size_t kSplitPositions = 256;
+constexpr size_t kSerialWork = size_t{1} << 15;  // multiplications that are done before another thread wakes up
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-  size_t first_seen(size_t position) const { return window == 0 || position < window ? 0 : position - window + 1; }
-};
-
-// Grows only: after the first long pass nothing is allocated.
+// Of one thread; grows only.
 float* scratch(size_t floats) {
   thread_local std::vector<float> buffer;
   if (buffer.size() < floats) buffer.resize(floats);
   return buffer.data();
 }
 
-float dot(const kernels::Table& kernels, const CacheHead& head, size_t position, const float* query) {
-  const std::byte* row = head.row(position);
-  switch (head.dtype) {
-    case DType::kF16:
-      return kernels.dot_f16(reinterpret_cast<const uint16_t*>(row), query, head.head_dim);
-    case DType::kBF16:
-      return kernels.dot_bf16(reinterpret_cast<const uint16_t*>(row), query, head.head_dim);
-    default:
-      return kernels.dot_f32(reinterpret_cast<const float*>(row), query, head.head_dim);
-  }
-}
+// The softmax so far of the rows of a block: out = sums / total.
+struct Sums {
+  float* values;  // [rows, width]
+  float* top;     // [rows]
+  double* total;  // [rows]
 
-void axpy(const kernels::Table& kernels, const CacheHead& head, size_t position, float weight, float* out) {
-  const std::byte* row = head.row(position);
-  switch (head.dtype) {
-    case DType::kF16:
-      return kernels.axpy_f16(weight, reinterpret_cast<const uint16_t*>(row), out, head.head_dim);
-    case DType::kBF16:
-      return kernels.axpy_bf16(weight, reinterpret_cast<const uint16_t*>(row), out, head.head_dim);
-    default:
-      return kernels.axpy_f32(weight, reinterpret_cast<const float*>(row), out, head.head_dim);
-  }
-}
+  static size_t floats(size_t rows, size_t width) { return round_up(rows * (width + 3) + 1, 16); }
+  Sums(float* space, size_t rows, size_t width)
+      : values(space), top(space + rows * width), total(reinterpret_cast<double*>(top + round_up(rows, 2))) {}
+};
 
-// One query head of one token, straight from the cache.
-void attend_row(const Layer& layer, size_t token, size_t head) {
-  const auto& kernels = kernels::active();
-  const CacheHead keys = layer.cache.keys(layer.layer, head / layer.group),
-                  values = layer.cache.values(layer.layer, head / layer.group);
-  const size_t position = layer.past + token, first = layer.first_seen(position), seen = position + 1 - first;
-  const float* query = layer.queries.row(token) + head * keys.head_dim;
-  float* out = layer.out.row(token) + head * keys.head_dim;
-  float* scores = scratch(seen);
-  for (size_t i = 0; i < seen; ++i) scores[i] = dot(kernels, keys, first + i, query);
-  kernels.softmax(scores, seen);
-  std::fill_n(out, keys.head_dim, 0.0f);
-  for (size_t i = 0; i < seen; ++i) axpy(kernels, values, first + i, scores[i], out);
-}
+class Attention {
+ public:
+  Attention(const SlabCache& cache, const AttentionShape& shape, MatrixView<const float> queries, MatrixView<float> out)
+      : kernels_(kernels::active()),
+        cache_(cache),
+        shape_(shape),
+        group_(shape.heads / cache.kv_heads()),
+        dim_(cache.head_dim()),
+        width_(cache.width()),
+        queries_(queries),
+        out_(out) {}
 
-// Tokens [begin, end) of all the query heads that share one kv head, as two matrix products with the softmax in
-// between.
-void attend_block(const Layer& layer, size_t begin, size_t end, size_t kv_head) {
-  const auto& kernels = kernels::active();
-  const CacheHead keys = layer.cache.keys(layer.layer, kv_head), values = layer.cache.values(layer.layer, kv_head);
-  const size_t dim = keys.head_dim, width = kernels.tile_rows, rows = (end - begin) * layer.group;
-  const size_t first = layer.first_seen(layer.past + begin), seen = layer.past + end - first;
-  const size_t score_stride = round_up(seen, width), out_stride = round_up(dim, width);
-
-  float* queries = scratch(rows * (dim + score_stride + out_stride) + width * std::max(dim, kValueDepth) + dim);
-  float* scores = queries + rows * dim;
-  float* sums = scores + rows * score_stride;
-  float* panel = sums + rows * out_stride;
-  float* row = panel + width * std::max(dim, kValueDepth);
-
-  for (size_t r = 0; r < rows; ++r)
-    std::copy_n(layer.queries.row(begin + r / layer.group) + (kv_head * layer.group + r % layer.group) * dim, dim,
-                queries + r * dim);
-
-  for (size_t p = 0; p < seen; p += width) {
-    const size_t count = std::min(width, seen - p);
-    for (size_t k = 0; k < count; ++k) {
-      load_columns(keys, first + p + k, 0, dim, row);
-      for (size_t d = 0; d < dim; ++d) panel[d * width + k] = row[d];
-    }
-    if (count < width)
-      for (size_t d = 0; d < dim; ++d) std::fill_n(panel + d * width + count, width - count, 0.0f);
-    for (size_t r = 0; r < rows; r += kernels.tile_tokens)
-      kernels.gemm_tile(queries + r * dim, dim, panel, dim, scores + r * score_stride + p, score_stride,
-                        std::min(kernels.tile_tokens, rows - r), false);
-  }
-
-  for (size_t r = 0; r < rows; ++r) {
-    const size_t position = layer.past + begin + r / layer.group;
-    const size_t low = layer.first_seen(position) - first, high = position + 1 - first;
-    float* line = scores + r * score_stride;
-    std::fill(line, line + low, 0.0f);
-    kernels.softmax(line + low, high - low);
-    std::fill(line + high, line + score_stride, 0.0f);
-  }
-
-  for (size_t p = 0; p < seen; p += kValueDepth) {
-    const size_t depth = std::min(kValueDepth, seen - p);
-    for (size_t d = 0; d < dim; d += width) {
-      const size_t count = std::min(width, dim - d);
-      for (size_t k = 0; k < depth; ++k) {
-        load_columns(values, first + p + k, d, count, panel + k * width);
-        std::fill_n(panel + k * width + count, width - count, 0.0f);
+  void run(AttentionSpace& space) const {
+    const size_t tokens = queries_.rows, heads = cache_.kv_heads();
+    const size_t block = std::max<size_t>(1, kBlockRows / group_), blocks = ceil_div(tokens, block);
+    const size_t first = first_seen(shape_.past) / kSplitPositions, end = shape_.past + tokens;
+    const size_t splits = tokens > kSplitTokens ? 1 : ceil_div(end, kSplitPositions) - first;
+    const size_t part = Sums::floats(std::min(block, tokens) * group_, width_);
+    float* const parts = splits == 1 ? nullptr : space.floats(blocks * heads * splits * part);
+    std::atomic<size_t>* const done = splits == 1 ? nullptr : space.counters(blocks * heads);
+    const size_t tasks = blocks * heads * splits;
+    const size_t work = tokens * shape_.heads * width_ * (end - first_seen(shape_.past));
+    parallel_for(tasks, work < kSerialWork ? tasks : 1, [&](size_t task, size_t last) {
+      for (; task < last; ++task) {
+        // The last tokens see the most: they come first, so that no thread is left with a long task.
+        const size_t unit = task / splits, index = blocks - 1 - unit / heads, head = unit % heads;
+        const size_t begin = index * block, stop = std::min(tokens, begin + block);
+        if (splits == 1) {
+          const size_t rows = (stop - begin) * group_;
+          Block all(*this, begin, stop, head, nullptr);
+          all.add(0, shape_.past + stop);
+          finish(begin, rows, head, all.sums());
+          continue;
+        }
+        const size_t from = (first + task % splits) * kSplitPositions;
+        Block one(*this, begin, stop, head, parts + task * part);
+        one.add(from, std::min(from + kSplitPositions, shape_.past + stop));
+        // Whoever is last adds up the parts, always in the same order.
+        if (done[unit].fetch_add(1, std::memory_order_acq_rel) + 1 < splits) continue;
+        done[unit].store(0, std::memory_order_relaxed);
+        merge(begin, (stop - begin) * group_, head, parts + unit * splits * part, splits, part);
       }
-      for (size_t r = 0; r < rows; r += kernels.tile_tokens)
-        kernels.gemm_tile(scores + r * score_stride + p, score_stride, panel, depth, sums + r * out_stride + d,
-                          out_stride, std::min(kernels.tile_tokens, rows - r), p != 0);
+    });
+  }
+
+ private:
+  size_t first_seen(size_t position) const {
+    return shape_.window == 0 || position < shape_.window ? 0 : position - shape_.window + 1;
+  }
+
+  // Tokens [begin, end) of all the query heads that share one kv head.
+  class Block {
+   public:
+    // `space`: Sums::floats() for the sums, or null for the thread's own scratch.
+    Block(const Attention& of, size_t begin, size_t end, size_t head, float* space)
+        : of_(of),
+          begin_(begin),
+          rows_((end - begin) * of.group_),
+          head_(head),
+          queries_(scratch(2 * rows_ * of.width_ + rows_ * kTile + 2 * of.width_ * kTile + 3 * rows_ + 64)),
+          scores_(queries_ + rows_ * of.width_),
+          keys_(scores_ + rows_ * kTile),
+          values_(keys_ + of.width_ * kTile),
+          sums_(space != nullptr ? space : align(values_ + of.width_ * kTile), rows_, of.width_) {
+      for (size_t r = 0; r < rows_; ++r) {
+        const float* const from = of.queries_.row(begin + r / of.group_) + (head * of.group_ + r % of.group_) * of.dim_;
+        float* const to = queries_ + r * of.width_;
+        if (of.cache_.rotated()) {
+          std::copy_n(from, of.dim_, to);
+          rotate_head(to, of.dim_, of.shape_.scale);
+        } else {
+          for (size_t d = 0; d < of.dim_; ++d) to[d] = from[d] * of.shape_.scale;
+        }
+        std::fill(to + of.dim_, to + of.width_, 0.0f);
+      }
+      std::fill_n(sums_.values, rows_ * of.width_, 0.0f);
+      std::fill_n(sums_.top, rows_, -kInfinity);
+      std::fill_n(sums_.total, rows_, 0.0);
+    }
+
+    // Adds what the tokens see of positions [from, to).
+    void add(size_t from, size_t to) {
+      const size_t first = of_.shape_.past + begin_, last = first + rows_ / of_.group_ - 1;
+      CacheRange low[SlabCache::kMaxRanges], high[SlabCache::kMaxRanges];
+      const size_t count = of_.cache_.ranges(of_.shape_.layer, first, low);
+      of_.cache_.ranges(of_.shape_.layer, last, high);
+      for (size_t i = 0; i < count; ++i) {
+        const size_t begin = std::max({from, low[i].begin, of_.first_seen(first)}), end = std::min(to, high[i].end);
+        for (size_t p = begin; p < end;) {
+          const size_t tile = low[i].base + (p - low[i].base) / kKvPanel * kKvPanel;
+          const size_t stop = std::min(end, tile + kTile);
+          add_tile(i, low[i], tile, p, stop);
+          p = stop;
+        }
+      }
+    }
+
+    const Sums& sums() const { return sums_; }
+
+   private:
+    static float* align(float* p) { return p + reinterpret_cast<uintptr_t>(p) % 8 / sizeof(float); }
+
+    // Positions [begin, end) of range `index`; `tile`: the first of begin's panel.
+    void add_tile(size_t index, const CacheRange& range, size_t tile, size_t begin, size_t end) {
+      const auto& kernels = of_.kernels_;
+      const size_t width = of_.width_, panels = ceil_div(end - tile, kKvPanel);
+      kernels::KvView keys = range.store->keys(head_, tile - range.base);
+      kernels::KvView values = range.store->values(head_, begin - range.base);
+      if (keys.format != KvFormat::kF32 && rows_ >= kExpandRows) {
+        kernels.kv_expand_keys(keys, panels, keys_);
+        kernels.kv_expand_values(values, end - begin, values_);
+        keys = {KvFormat::kF32, width, keys_, nullptr};
+        values = {KvFormat::kF32, width, values_, nullptr};
+      }
+      kernels.kv_scores(keys, panels, queries_, width, rows_, scores_, kTile);
+      for (size_t r = 0; r < rows_; r += of_.group_) weigh_token(index, r, tile, begin, end);
+      kernels.kv_weigh(values, end - begin, scores_ + (begin - tile), kTile, rows_, sums_.values, width);
+    }
+
+    // The scores of one token's rows to weights; 0 for what it does not see.
+    void weigh_token(size_t index, size_t row, size_t tile, size_t begin, size_t end) {
+      const size_t position = of_.shape_.past + begin_ + row / of_.group_;
+      CacheRange seen[SlabCache::kMaxRanges];
+      of_.cache_.ranges(of_.shape_.layer, position, seen);
+      const size_t low = std::max({begin, seen[index].begin, of_.first_seen(position)});
+      const size_t high = std::max(low, std::min(end, seen[index].end));
+      for (size_t r = row; r < row + of_.group_; ++r) {
+        float* const line = scores_ + r * kTile;
+        if (low >= end || low == high) {
+          std::fill(line, line + (end - tile), 0.0f);
+          continue;
+        }
+        std::fill(line, line + (low - tile), 0.0f);
+        const float factor = of_.kernels_.softmax_part(line + (low - tile), high - low, sums_.top + r, sums_.total + r);
+        std::fill(line + (high - tile), line + (end - tile), 0.0f);
+        if (factor == 1.0f) continue;
+        float* const sums = sums_.values + r * of_.width_;
+        for (size_t d = 0; d < of_.width_; ++d) sums[d] *= factor;
+      }
+    }
+
+    const Attention& of_;
+    size_t begin_, rows_, head_;
+    float *queries_, *scores_, *keys_, *values_;
+    Sums sums_;
+  };
+
+  void merge(size_t begin, size_t rows, size_t head, float* parts, size_t count, size_t stride) const {
+    const Sums all(parts, rows, width_);
+    for (size_t p = 1; p < count; ++p) {
+      const Sums part(parts + p * stride, rows, width_);
+      for (size_t r = 0; r < rows; ++r) {
+        const float top = std::max(all.top[r], part.top[r]);
+        if (top == -kInfinity) continue;
+        const float a = std::exp(all.top[r] - top), b = std::exp(part.top[r] - top);
+        all.top[r] = top;
+        all.total[r] = all.total[r] * double{a} + part.total[r] * double{b};
+        for (size_t d = r * width_; d < (r + 1) * width_; ++d) all.values[d] = all.values[d] * a + part.values[d] * b;
+      }
+    }
+    finish(begin, rows, head, all);
+  }
+
+  void finish(size_t begin, size_t rows, size_t head, const Sums& sums) const {
+    for (size_t r = 0; r < rows; ++r) {
+      float* const from = sums.values + r * width_;
+      float* const to = out_.row(begin + r / group_) + (head * group_ + r % group_) * dim_;
+      const auto inverse = static_cast<float>(1.0 / sums.total[r]);
+      if (cache_.rotated()) {
+        rotate_head(from, dim_, inverse);
+        std::copy_n(from, dim_, to);
+      } else {
+        for (size_t d = 0; d < dim_; ++d) to[d] = from[d] * inverse;
+      }
     }
   }
 
-  for (size_t r = 0; r < rows; ++r)
-    std::copy_n(sums + r * out_stride, dim,
-                layer.out.row(begin + r / layer.group) + (kv_head * layer.group + r % layer.group) * dim);
-}
+  const kernels::Table& kernels_;
+  const SlabCache& cache_;
+  const AttentionShape& shape_;
+  size_t group_, dim_, width_;
+  MatrixView<const float> queries_;
+  MatrixView<float> out_;
+};
 
 }  // namespace
 
-void attend(const SlabCache& cache, size_t layer, size_t past, size_t heads, size_t window,
-            MatrixView<const float> queries, MatrixView<float> out) {
-  const size_t group = heads / cache.kv_heads();
-  const Layer work{cache, layer, past, group, window, queries, out};
-  const size_t tokens = queries.rows;
-  if (tokens < kTileTokens) {
-    parallel_for(tokens * heads, 1, [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i) attend_row(work, i / heads, i % heads);
-    });
-    return;
+float* AttentionSpace::floats(size_t count) {
+  if (floats_.size() < count) floats_.resize(count);
+  return floats_.data();
+}
+
+std::atomic<size_t>* AttentionSpace::counters(size_t count) {
+  if (counter_count_ < count) {
+    counters_ = std::make_unique<std::atomic<size_t>[]>(count);
+    counter_count_ = count;
   }
-  const size_t block = std::max<size_t>(1, kTileRows / group), blocks = ceil_div(tokens, block);
-  parallel_for(blocks * cache.kv_heads(), 1, [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) {
-      const size_t first = i / cache.kv_heads() * block;
-      attend_block(work, first, std::min(tokens, first + block), i % cache.kv_heads());
-    }
-  });
+  return counters_.get();
+}
+
+void attend(const SlabCache& cache, const AttentionShape& shape, MatrixView<const float> queries, AttentionSpace& space,
+            MatrixView<float> out) {
+  Attention(cache, shape, queries, out).run(space);
 }
 
 }  // namespace nibble

@@ -82,8 +82,8 @@ class Decoder final : public Model {
   size_t weight_bytes() const override { return weights_.bytes; }
   size_t token_bytes() const override { return weights_.token_bytes; }
 
-  std::unique_ptr<KvCache> make_cache(size_t capacity, DType dtype) const override {
-    return std::make_unique<SlabCache>(config_.layers, config_.kv_heads, config_.head_dim, capacity, dtype);
+  std::unique_ptr<KvCache> make_cache(size_t capacity, CacheType type) const override {
+    return std::make_unique<SlabCache>(config_.layers, config_.kv_heads, config_.head_dim, capacity, type);
   }
 
   void forward(std::span<const TokenId> tokens, KvCache& kv_cache, MatrixView<float> logits) override {
@@ -116,6 +116,7 @@ class Decoder final : public Model {
   void run_layers(std::span<const TokenId> tokens, SlabCache& cache) {
     const size_t count = tokens.size();
     activations_.reserve(count);
+    cache.begin_pass(count);
     const auto hidden = activations_.hidden(count), normed = activations_.normed(count);
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t)
@@ -149,23 +150,19 @@ class Decoder final : public Model {
         const float* sines = activations_.sines.data() + t * half;
         const auto place = [&](float* head, const std::vector<float>& norm) {
           if (!norm.empty()) active().rms_norm(head, norm.data(), config_.norm_eps, head, dim);
-          rotate(head, config_.rope.dims, cosines, sines);
+          active().rope(head, half, cosines, sines);
         };
-        for (size_t h = 0; h < config_.heads; ++h) {
-          float* head = query.row(t) + h * dim;
-          place(head, layer.query_norm);
-          for (size_t d = 0; d < dim; ++d) head[d] *= config_.attention_scale;
-        }
+        for (size_t h = 0; h < config_.heads; ++h) place(query.row(t) + h * dim, layer.query_norm);
         for (size_t h = 0; h < config_.kv_heads; ++h) {
           float* head = key.row(t) + h * dim;
           place(head, layer.key_norm);
-          store_row(cache.keys(index, h), past + t, head);
-          store_row(cache.values(index, h), past + t, value.row(t) + h * dim);
+          cache.store(index, h, past + t, head, value.row(t) + h * dim);
         }
       }
     });
     const auto attended = activations_.attended(count);
-    attend(cache, index, past, config_.heads, config_.window[index], query, attended);
+    attend(cache, {index, config_.heads, past, config_.window[index], config_.attention_scale}, query, attention_space_,
+           attended);
     apply(layer.attention_output, attended, normed);
   }
 
@@ -194,6 +191,7 @@ class Decoder final : public Model {
   DecoderWeights weights_;
   std::vector<float> frequencies_;  // radians per position of each rotated pair
   Activations activations_;
+  AttentionSpace attention_space_;
 };
 
 }  // namespace

@@ -116,7 +116,7 @@ std::unique_ptr<Source> open(const std::string& bytes) {
 std::vector<float> logits(const Source& source) {
   const auto model = Model::load(source);
   const std::vector<TokenId> ids = {3, 50, 200, 7, 255, 0, 99, 12};
-  const auto cache = model->make_cache(ids.size(), DType::kF32);
+  const auto cache = model->make_cache(ids.size(), CacheType::kF32);
   std::vector<float> result(ids.size() * model->config().vocab_size);
   model->forward(ids, *cache, matrix(result.data(), ids.size(), model->config().vocab_size));
   return result;

@@ -159,8 +159,8 @@ TEST(HfSource, QuantizedModulesAreOneTensorEach) {
   EXPECT_LT(model->weight_bytes(), dense->weight_bytes());
   const std::vector<TokenId> ids = {5, 6, 7, 8, 9};
   std::vector<float> a(256), b(256);
-  model->forward(ids, *model->make_cache(8, DType::kF32), matrix(a.data(), 1, 256));
-  dense->forward(ids, *dense->make_cache(8, DType::kF32), matrix(b.data(), 1, 256));
+  model->forward(ids, *model->make_cache(8, CacheType::kF32), matrix(a.data(), 1, 256));
+  dense->forward(ids, *dense->make_cache(8, CacheType::kF32), matrix(b.data(), 1, 256));
   for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-3);
 
   config["quantization_config"]["config_groups"]["group_0"]["targets"] = {"model.nothing"};
@@ -198,7 +198,7 @@ TEST(HfSource, WeightsAreViewsOfTheMapping) {
     EXPECT_EQ(seen, 15u);  // every matrix is offered
     EXPECT_EQ(reinterpret_cast<uintptr_t>(view->bytes.data()) % 2 == 0, aligned);
     std::vector<float> logits(256);
-    model->forward(std::vector<TokenId>{1, 2, 3}, *model->make_cache(3, DType::kBF16), matrix(logits.data(), 1, 256));
+    model->forward(std::vector<TokenId>{1, 2, 3}, *model->make_cache(3, CacheType::kBF16), matrix(logits.data(), 1, 256));
     EXPECT_THAT(logits, testing::Each(testing::Truly([](float logit) { return std::isfinite(logit); })));
   }
 }
@@ -241,7 +241,7 @@ TEST(HfSource, FlippedBitsNeverCrash) {
         const auto model = Model::load(*Source::open(folder.path()));
         if (model->config().vocab_size > 4096) return;
         std::vector<float> logits(model->config().vocab_size);
-        model->forward(std::vector<TokenId>{0}, *model->make_cache(2, DType::kF32),
+        model->forward(std::vector<TokenId>{0}, *model->make_cache(2, CacheType::kF32),
                        matrix(logits.data(), 1, logits.size()));
       });
     }

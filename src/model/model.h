@@ -9,6 +9,7 @@
 
 #include "core/progress.h"
 #include "core/tensor.h"
+#include "model/cache_type.h"
 #include "model/config.h"
 #include "model/source.h"
 #include "model/tokenizer.h"
@@ -50,8 +51,8 @@ class Model {
   // Of weights that one token's forward reads: all but the embedding, of which it looks up a row (where the embedding
   // is the last matrix too, it counts).
   virtual size_t token_bytes() const = 0;
-  // Room for `capacity` tokens; dtype F32, F16 or BF16.
-  virtual std::unique_ptr<KvCache> make_cache(size_t capacity, DType dtype) const = 0;
+  // Room for `capacity` tokens.
+  virtual std::unique_ptr<KvCache> make_cache(size_t capacity, CacheType type) const = 0;
   // Appends `tokens` to `cache`. logits is [tokens.size(), vocab], or [1, vocab] for the last token only.
   // Throws Error(kUsage) for ids outside the vocabulary and when the cache is full.
   virtual void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> logits) = 0;
@@ -62,7 +63,8 @@ class KvCache {
   virtual ~KvCache() = default;
   virtual size_t size() const = 0;           // tokens held
   virtual size_t capacity() const = 0;       // tokens
-  virtual void truncate(size_t tokens) = 0;  // forget all but the first `tokens`
+  // Forgets all but the first `tokens`. What a quantized cache holds of these is kept as it is.
+  virtual void truncate(size_t tokens) = 0;
 };
 
 }  // namespace nibble

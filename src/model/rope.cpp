@@ -68,13 +68,4 @@ void rope_table(std::span<const float> frequencies, float magnitude, size_t firs
     }
 }
 
-void rotate(float* head, size_t dims, const float* cosines, const float* sines) {
-  const size_t half = dims / 2;
-  for (size_t i = 0; i < half; ++i) {
-    const float a = head[i], b = head[i + half];
-    head[i] = a * cosines[i] - b * sines[i];
-    head[i + half] = b * cosines[i] + a * sines[i];
-  }
-}
-
 }  // namespace nibble

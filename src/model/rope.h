@@ -15,7 +15,4 @@ std::vector<double> rope_frequencies(const RopeConfig& rope);
 void rope_table(std::span<const float> frequencies, float magnitude, size_t first, size_t positions, float* cosines,
                 float* sines);
 
-// Rotates the pairs (i, i + dims / 2) of `head` by one row of the table, [dims / 2] each.
-void rotate(float* head, size_t dims, const float* cosines, const float* sines);
-
 }  // namespace nibble

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <complex>
 
+#include "kernels/kernels.h"
+
 namespace nibble {
 namespace {
 
@@ -42,7 +44,7 @@ TEST(Rope, RotatesPairsAndLeavesTheRest) {
   rope_table(frequencies, 1.5f, 7, 3, cosines.data(), sines.data());
   const std::vector<float> before = {1, 2, 3, 4, 5, 6};
   auto head = before;
-  rotate(head.data(), 4, cosines.data() + 2 * 2, sines.data() + 2 * 2);  // position 9
+  kernels::active().rope(head.data(), 2, cosines.data() + 2 * 2, sines.data() + 2 * 2);  // position 9
   for (size_t i = 0; i < 2; ++i) {
     const auto want = 1.5 * std::complex<double>(double{before[i]}, double{before[i + 2]}) *
                       std::polar(1.0, 9.0 * double{frequencies[i]});

@@ -13,7 +13,7 @@ struct BenchOptions {
   size_t tokens = 128;               // generated one by one from an empty context; 0: none
   std::vector<size_t> threads = {};  // thread counts, each a row
   size_t repetitions = 3;
-  DType cache = DType::kF16;
+  CacheType cache = CacheType::kF16;
 };
 
 // Tokens per second: mean over the repetitions and the sample's standard deviation (0 for a single one).

@@ -32,9 +32,9 @@ struct Runner {
   std::vector<float> logits;  // [block, vocab]
   size_t vocab;
 
-  Runner(Model& m, size_t ctx, size_t block, DType dtype)
+  Runner(Model& m, size_t ctx, size_t block, CacheType type)
       : model(m),
-        cache(m.make_cache(ctx, dtype)),
+        cache(m.make_cache(ctx, type)),
         logits(block * m.config().vocab_size),
         vocab(m.config().vocab_size) {}
 
@@ -116,7 +116,7 @@ Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, c
   const size_t block = ceil_div(ctx, blocks);
   Runner runner(model, ctx, block, options.cache);
   std::optional<Runner> ref_runner;
-  if (ref) ref_runner.emplace(*ref, ctx, block, options.cache);
+  if (ref) ref_runner.emplace(*ref, ctx, block, CacheType::kF32);
 
   Evaluation result;
   std::vector<Prediction> all;
@@ -162,7 +162,7 @@ Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, c
 
 std::vector<TokenId> sample_windows(Model& model, size_t windows, size_t ctx, uint64_t seed, Progress& progress) {
   const size_t vocab = model.config().vocab_size;
-  const auto cache = model.make_cache(ctx, DType::kF32);
+  const auto cache = model.make_cache(ctx, CacheType::kF32);
   std::vector<TokenId> tokens;
   tokens.reserve(windows * ctx);
   std::vector<float> logits(vocab);

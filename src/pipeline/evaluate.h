@@ -11,11 +11,11 @@
 namespace nibble {
 
 struct EvalOptions {
-  size_t ctx = 512;                 // tokens of a window, >= 2
-  size_t chunks = 0;                // windows to use; 0 = all that the tokens fill
-  size_t skip_first = 0;            // predictions left out at the start of each window, < ctx - 1
-  std::optional<TokenId> bos = {};  // put in the place of each window's first token
-  DType cache = DType::kF32;        // of keys and values
+  size_t ctx = 512;                   // tokens of a window, >= 2
+  size_t chunks = 0;                  // windows to use; 0 = all that the tokens fill
+  size_t skip_first = 0;              // predictions left out at the start of each window, < ctx - 1
+  std::optional<TokenId> bos = {};    // put in the place of each window's first token
+  CacheType cache = CacheType::kF32;  // of the model; the reference keeps its keys and values in f32
 };
 
 // Of one value for every prediction. Percentiles interpolate linearly between order statistics.

@@ -34,7 +34,7 @@ void Session::ensure_room(size_t tokens) {
   cache_.reset();
   held_.clear();
   // A conversation grows, and a new cache must be filled anew. Room costs nothing until it is used.
-  cache_ = model_.make_cache(std::min(model_.config().max_positions, tokens + 4096), cache_dtype_);
+  cache_ = model_.make_cache(std::min(model_.config().max_positions, tokens + 4096), cache_type_);
 }
 
 void Session::forward(std::span<const TokenId> tokens) {

@@ -36,7 +36,7 @@ struct Generation {
 // A text that a model reads and continues, in a KV cache of its own. The model outlives it.
 class Session {
  public:
-  Session(Model& model, DType cache_dtype) : model_(model), cache_dtype_(cache_dtype) {}
+  Session(Model& model, CacheType cache_type) : model_(model), cache_type_(cache_type) {}
 
   // Makes `text` what the model has read, with room for `reserve` more tokens. What the cache already holds of it is
   // not computed again. False when the user interrupted it; the session stays usable. Throws Error(kUsage) when `text`
@@ -55,7 +55,7 @@ class Session {
   void forward(std::span<const TokenId> tokens);
 
   Model& model_;
-  DType cache_dtype_;
+  CacheType cache_type_;
   std::unique_ptr<KvCache> cache_;
   std::vector<TokenId> held_;  // what the cache holds
   std::vector<float> logits_;  // [vocab], after the last token of held_

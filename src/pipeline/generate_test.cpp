@@ -39,7 +39,7 @@ class SummingModel final : public Model {
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return 0; }
   size_t token_bytes() const override { return 0; }
-  std::unique_ptr<KvCache> make_cache(size_t capacity, DType) const override {
+  std::unique_ptr<KvCache> make_cache(size_t capacity, CacheType) const override {
     return std::make_unique<CountingCache>(capacity);
   }
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> logits) override {
@@ -86,7 +86,7 @@ Outcome run(Session& session, std::vector<TokenId> text, const GenerateOptions& 
 
 TEST(Session, ContinuesUpToTheLength) {
   SummingModel model(100);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   const Outcome r = run(session, {3, 4}, {.max_tokens = 5});
   EXPECT_EQ(r.generation.tokens, expected({3, 4}, 5));
   EXPECT_EQ(r.generation.stop, StopReason::kLength);
@@ -97,7 +97,7 @@ TEST(Session, ContinuesUpToTheLength) {
 
 TEST(Session, StopsAtAnyEosTokenAndKeepsIt) {
   SummingModel model(100);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   const std::vector<TokenId> text = expected({3, 4}, 5);  // 8 16 32 14 28
   const Outcome r = run(session, {3, 4}, {.max_tokens = 9, .eos = {49, text[2]}});
   EXPECT_THAT(r.generation.tokens, ElementsAre(text[0], text[1], text[2]));
@@ -106,7 +106,7 @@ TEST(Session, StopsAtAnyEosTokenAndKeepsIt) {
 
 TEST(Session, StopsWhenTheContextIsFull) {
   SummingModel model(6);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   const Outcome r = run(session, {1, 2, 3, 4}, {.max_tokens = 50});
   EXPECT_EQ(r.generation.tokens, expected({1, 2, 3, 4}, 3));  // two fit, the third follows from them
   EXPECT_EQ(r.generation.stop, StopReason::kContext);
@@ -116,7 +116,7 @@ TEST(Session, StopsWhenTheContextIsFull) {
 
 TEST(Session, ReadsOnlyWhatIsNew) {
   SummingModel model(4000);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   std::vector<TokenId> text = {3, 4};
   const Outcome first = run(session, text, {.max_tokens = 4});
   text.insert(text.end(), first.generation.tokens.begin(), first.generation.tokens.end());
@@ -138,7 +138,7 @@ TEST(Session, ReadsOnlyWhatIsNew) {
 
 TEST(Session, ReadsEverythingAgainWhenTheCacheIsReplaced) {
   SummingModel model(100000);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   run(session, {3, 4}, {.max_tokens = 2});
   const Outcome r = run(session, {3, 4, 5}, {.max_tokens = 9000});
   EXPECT_EQ(r.prefilled, 3u);
@@ -147,7 +147,7 @@ TEST(Session, ReadsEverythingAgainWhenTheCacheIsReplaced) {
 
 TEST(Session, ReadsLongTextsInPieces) {
   SummingModel model(4000);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   std::vector<TokenId> text;
   for (TokenId i = 0; i < 1300; ++i) text.push_back(i % 47);
   EXPECT_EQ(run(session, text, {.max_tokens = 3}).generation.tokens, expected(text, 3));
@@ -156,7 +156,7 @@ TEST(Session, ReadsLongTextsInPieces) {
 TEST(Session, AnInterruptEndsOneAnswer) {
   install_interrupt_handler();
   SummingModel model(4000);
-  Session session(model, DType::kF32);
+  Session session(model, CacheType::kF32);
   Sampler sampler({.greedy = true}, kVocab);
   const std::vector<TokenId> text = {3, 4};
   ASSERT_TRUE(session.read(text, 100, no_progress()));

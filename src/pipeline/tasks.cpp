@@ -34,7 +34,7 @@ size_t common_prefix(const std::vector<TokenId>& a, const std::vector<TokenId>& 
 class Scorer {
  public:
   Scorer(Model& model, size_t ctx)
-      : model_(model), cache_(model.make_cache(ctx, DType::kF32)), vocab_(model.config().vocab_size) {}
+      : model_(model), cache_(model.make_cache(ctx, CacheType::kF32)), vocab_(model.config().vocab_size) {}
 
   // Sum of log p over tokens [first, size), first >= 1.
   double score(const std::vector<TokenId>& tokens, size_t first) {
