@@ -12,9 +12,11 @@
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "core/weight_memory.h"
 #include "kernels/bf16.h"
 #include "kernels/gemm.h"
 #include "kernels/kernels.h"
+#include "kernels/row_products.h"
 
 namespace nibble::kernels {
 namespace {
@@ -35,6 +37,8 @@ std::vector<uint16_t> random_halves(size_t n) {
   for (const float value : random_floats(n)) out.push_back(f32_to_bf16(value));
   return out;
 }
+
+constexpr size_t kInMemory = size_t{128} << 20;  // bytes
 
 void count(State& state, const char* what, size_t amount) {
   state.counters[what] = Counter(static_cast<double>(amount), Counter::kIsIterationInvariantRate, Counter::kIs1000);
@@ -104,7 +108,53 @@ void gemm_bf16(State& state, const Table* table) {
   count(state, "flops", 2 * shape.tokens * shape.rows * shape.depth);
 }
 
+// A plain loop over a large buffer: eight vectors at a time, or what the compiler makes of it.
+void read(State& state) {
+  const auto memory = weight_memory(kInMemory);
+  constexpr size_t kWords = kInMemory / sizeof(uint64_t);
+  uint64_t* const data = reinterpret_cast<uint64_t*>(memory.get());
+  std::fill_n(data, kWords, uint64_t{1});
+  for (auto _ : state) {
+    uint64_t sums[32] = {};
+    for (size_t i = 0; i < kWords; i += std::size(sums))
+      for (size_t k = 0; k < std::size(sums); ++k) sums[k] ^= data[i + k];
+    benchmark::DoNotOptimize(sums);
+  }
+  count(state, "bytes", kInMemory);
+}
+
+// state.range(0) tokens times a weight of kInMemory bytes with rows of state.range(1).
+template <class Element, void (*RowTable::*Products)(const DenseRows&) noexcept>
+void rows(State& state, const Table* table) {
+  const auto tokens = static_cast<size_t>(state.range(0)), cols = static_cast<size_t>(state.range(1));
+  const size_t n = kInMemory / sizeof(Element) / cols;
+  const auto memory = weight_memory(kInMemory);
+  Element* const w = reinterpret_cast<Element*>(memory.get());
+  std::fill_n(w, n * cols, Element{1});
+  const std::vector<float> x = random_floats(tokens * cols);
+  std::vector<float> y(tokens * n);
+  const auto products = row_table(*table).*Products;
+  for (auto _ : state) products({w, n, cols, x.data(), tokens, cols, y.data(), n});
+  count(state, "bytes", n * cols * sizeof(Element));
+}
+
+// The same, one dot product for each row and token.
+void dots(State& state, const Table* table) {
+  const auto tokens = static_cast<size_t>(state.range(0)), cols = static_cast<size_t>(state.range(1));
+  const size_t n = kInMemory / sizeof(uint16_t) / cols;
+  const auto memory = weight_memory(kInMemory);
+  uint16_t* const w = reinterpret_cast<uint16_t*>(memory.get());
+  std::fill_n(w, n * cols, uint16_t{1});
+  const std::vector<float> x = random_floats(tokens * cols);
+  std::vector<float> y(tokens * n);
+  for (auto _ : state)
+    for (size_t r = 0; r < n; ++r)
+      for (size_t t = 0; t < tokens; ++t) y[t * n + r] = table->dot_bf16(w + r * cols, x.data() + t * cols, cols);
+  count(state, "bytes", n * cols * sizeof(uint16_t));
+}
+
 void register_all() {
+  benchmark::RegisterBenchmark("read", read);
   for (const Table* table : available()) {
     const auto add = [&](const char* name, void (*run)(State&, const Table*)) {
       return benchmark::RegisterBenchmark((std::string(table->name) + "/" + name).c_str(), run, table);
@@ -118,6 +168,15 @@ void register_all() {
     add_gemm("gemm_f32", gemm_f32);
     if (find_bf16(*table) != nullptr) add("peak_bf16", peak_bf16);
     add_gemm("gemm_bf16", gemm_bf16);
+    const auto add_rows = [&](const char* name, void (*run)(State&, const Table*)) {
+      auto* const products = add(name, run);
+      for (const int tokens : {1, 2, 4, 8}) products->Args({tokens, 2048});
+      products->Args({1, 576});
+    };
+    add_rows("rows_f32", rows<float, &RowTable::f32>);
+    add_rows("rows_f16", rows<uint16_t, &RowTable::f16>);
+    add_rows("rows_bf16", rows<uint16_t, &RowTable::bf16>);
+    add_rows("dots_bf16", dots);
   }
 }
 

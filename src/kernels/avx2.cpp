@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "kernels/kernels.h"
+#include "kernels/row_products.h"
 #include "kernels/target.h"
 
 namespace nibble::kernels {
@@ -20,6 +21,8 @@ constexpr size_t kLanes = 8;
 // 12 sums, 2 vectors of weights and 1 broadcast in 16 registers.
 constexpr size_t kTileTokens = 6;
 constexpr size_t kTileVectors = 2;
+constexpr size_t kRowSums = 10;
+constexpr size_t kRowsOfOneToken = 4;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
@@ -195,11 +198,15 @@ Vec swap_lanes(Vec v) {
 
 #include "kernels/vector_linear.inc"
 #include "kernels/vector_math.inc"
+#include "kernels/vector_rows.inc"
 
 #include "kernels/vector_attention.inc"
 
 }  // namespace
 NIBBLE_TARGET_END
+
+extern const RowTable avx2_rows;
+const RowTable avx2_rows = {"avx2", row_products<F32>, row_products<F16>, row_products<BF16>};
 
 extern const Table avx2_table;
 const Table avx2_table = {

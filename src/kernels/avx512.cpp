@@ -6,6 +6,7 @@
 
 #include "kernels/avx2.h"
 #include "kernels/kernels.h"
+#include "kernels/row_products.h"
 #include "kernels/target.h"
 
 namespace nibble::kernels {
@@ -25,6 +26,8 @@ constexpr size_t kLanes = 16;
 // core).
 constexpr size_t kTileTokens = 8;
 constexpr size_t kTileVectors = 3;
+constexpr size_t kRowSums = 24;
+constexpr size_t kRowsOfOneToken = 1;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
@@ -153,11 +156,15 @@ Vec swap_lanes(Vec v) {
 
 #include "kernels/vector_linear.inc"
 #include "kernels/vector_math.inc"
+#include "kernels/vector_rows.inc"
 
 #include "kernels/vector_attention.inc"
 
 }  // namespace
 NIBBLE_TARGET_END
+
+extern const RowTable avx512_rows;
+const RowTable avx512_rows = {"avx512", row_products<F32>, row_products<F16>, row_products<BF16>};
 
 extern const Table avx512_table;
 const Table avx512_table = {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
-#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -12,13 +11,15 @@
 #include "kernels/bf16.h"
 #include "kernels/gemm.h"
 #include "kernels/kernels.h"
+#include "kernels/row_products.h"
 #include "quant/activations.h"
 
 namespace nibble {
 namespace {
 
-// Up to here, reading each weight row once and dotting it with every token beats packing panels for gemm.
-constexpr size_t kFewTokens = 4;
+// Up to here, dotting rows with every token beats packing panels for gemm: for dense weights, for packed ones, which
+// are dequantized a row at a time, and for gemm_bf16.
+constexpr size_t kFewTokensDense = 32, kFewTokensPacked = 8, kFewTokensBf16 = 8;
 // Columns of a packed row that are dequantized at a time: 4 KiB of stack.
 constexpr size_t kStretch = 1024;
 
@@ -31,15 +32,18 @@ const Element* dense_row(const DenseMatrix& dense, size_t row) {
 using RowProducts = void (*)(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
                              size_t begin, size_t end) noexcept;
 
-template <class Element, float (*kernels::Table::*Dot)(const Element*, const float*, size_t) noexcept>
+template <class Element, void (*kernels::RowTable::*Products)(const kernels::DenseRows&) noexcept>
 void dense_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
                     size_t begin, size_t end) noexcept {
-  const auto dot = kernels::active().*Dot;
-  for (size_t r = begin; r < end; ++r) {
-    const Element* row = dense_row<Element>(*w.dense(), r);
-    const float start = bias != nullptr ? bias[r] : 0.0f;
-    for (size_t t = 0; t < x.rows; ++t) y.row(t)[r] = start + dot(row, x.row(t), x.cols);
+  const auto products = kernels::row_table(kernels::active()).*Products;
+  for (size_t t = 0; t < x.rows; t += kernels::kFewTokens) {  // again from the cache for the next ones
+    const size_t tokens = std::min(kernels::kFewTokens, x.rows - t);
+    products({dense_row<Element>(*w.dense(), begin), end - begin, x.cols, x.row(t), tokens, x.stride, y.row(t) + begin,
+              y.stride});
   }
+  if (bias == nullptr) return;
+  for (size_t t = 0; t < x.rows; ++t)
+    for (size_t r = begin; r < end; ++r) y.row(t)[r] += bias[r];
 }
 
 void packed_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
@@ -62,24 +66,31 @@ bool is_dense(const WeightMatrix& w, DType dtype) { return w.dense() != nullptr 
 // The ways to multiply few tokens; the first that accepts the weight runs. The last accepts every packed matrix.
 struct FewTokens {
   bool (*accepts)(const WeightMatrix& w);
+  size_t most;  // tokens
   RowProducts products;
 };
 constexpr FewTokens kFewTokenPaths[] = {
-    {[](const WeightMatrix& w) { return is_dense(w, DType::kF32); }, dense_products<float, &kernels::Table::dot_f32>},
-    {[](const WeightMatrix& w) { return is_dense(w, DType::kF16); },
-     dense_products<uint16_t, &kernels::Table::dot_f16>},
-    {[](const WeightMatrix& w) { return is_dense(w, DType::kBF16); },
-     dense_products<uint16_t, &kernels::Table::dot_bf16>},
-    {[](const WeightMatrix& w) { return w.packed() != nullptr; }, packed_products},
+    {[](const WeightMatrix& w) { return is_dense(w, DType::kF32); }, kFewTokensDense,
+     dense_products<float, &kernels::RowTable::f32>},
+    {[](const WeightMatrix& w) { return is_dense(w, DType::kF16); }, kFewTokensDense,
+     dense_products<uint16_t, &kernels::RowTable::f16>},
+    {[](const WeightMatrix& w) { return is_dense(w, DType::kBF16); }, kFewTokensDense,
+     dense_products<uint16_t, &kernels::RowTable::bf16>},
+    {[](const WeightMatrix& w) { return w.packed() != nullptr; }, kFewTokensPacked, packed_products},
 };
 
-void multiply_few(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y) {
-  const auto* path = std::find_if(std::begin(kFewTokenPaths), std::end(kFewTokenPaths),
-                                  [&](const FewTokens& candidate) { return candidate.accepts(w); });
-  assert(path != std::end(kFewTokenPaths));
+// Null where gemm is faster.
+const FewTokens* find_few(const WeightMatrix& w, size_t tokens) {
+  for (const FewTokens& path : kFewTokenPaths)
+    if (path.accepts(w)) return tokens <= (w.bf16_products ? kFewTokensBf16 : path.most) ? &path : nullptr;
+  return nullptr;
+}
+
+void multiply_few(const FewTokens& path, const WeightMatrix& w, MatrixView<const float> x, const float* bias,
+                  MatrixView<float> y) {
   // About 32,768 weights: long enough to hide the cost of handing out a range, short enough to share the work evenly.
   const size_t grain = std::max<size_t>(1, 32768 / std::max<size_t>(1, w.cols()));
-  parallel_for(w.rows(), grain, [&](size_t begin, size_t end) { path->products(w, x, bias, y, begin, end); });
+  parallel_for(w.rows(), grain, [&](size_t begin, size_t end) { path.products(w, x, bias, y, begin, end); });
 }
 
 // gemm reads a stretch of many rows, then their next one: too short a run for the hardware to foresee, so the next
@@ -183,14 +194,15 @@ void WeightMatrix::load_row(size_t row, size_t begin, size_t count, float* out) 
 
 void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y) {
   assert(x.rows == y.rows && x.cols == w.cols() && y.cols == w.rows());
-  const bool few = x.rows <= kFewTokens;
+  const FewTokens* const few = find_few(w, x.rows);
   // Decoding runs this for every linear of every token: its buffer stays. A prompt's may be large and goes.
   static thread_local std::vector<float> kept;
   std::vector<float> once;
-  if (w.activations.mode != ActivationSpec::Mode::kNone) x = quantize_activations(w.activations, x, few ? kept : once);
+  if (w.activations.mode != ActivationSpec::Mode::kNone)
+    x = quantize_activations(w.activations, x, x.rows <= kFewTokensDense ? kept : once);
   if (const Int8Matrix* matrix = w.int8()) return multiply(*matrix, x, bias, y);
-  if (few) {
-    multiply_few(w, w.bf16_products ? round_to_bf16(x, kept) : x, bias, y);
+  if (few != nullptr) {
+    multiply_few(*few, w, w.bf16_products ? round_to_bf16(x, kept) : x, bias, y);
     return;
   }
   if (w.bf16_products)
