@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "core/interrupt.h"
@@ -32,6 +33,10 @@ void add_rows(MatrixView<const float> x, MatrixView<float> sum) {
 
 void apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) {
   multiply(linear.weight, x, linear.bias.empty() ? nullptr : linear.bias.data(), y);
+}
+
+Product product(const Linear& linear, MatrixView<float> y) {
+  return {&linear.weight, linear.bias.empty() ? nullptr : linear.bias.data(), y};
 }
 
 // Activations of one pass, each [tokens, ...]. Grows only, so that the token loop allocates nothing.
@@ -140,9 +145,7 @@ class Decoder final : public Model {
   void run_attention(const DecoderLayer& layer, size_t index, size_t count, SlabCache& cache) {
     const auto normed = activations_.normed(count);
     const auto query = activations_.query(count), key = activations_.key(count), value = activations_.value(count);
-    apply(layer.query, normed, query);
-    apply(layer.key, normed, key);
-    apply(layer.value, normed, value);
+    multiply(std::array{product(layer.query, query), product(layer.key, key), product(layer.value, value)}, normed);
     const size_t past = cache.size(), dim = config_.head_dim, half = config_.rope.dims / 2;
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t) {
@@ -169,8 +172,7 @@ class Decoder final : public Model {
   // normed -> normed
   void run_mlp(const DecoderLayer& layer, size_t count) {
     const auto normed = activations_.normed(count), gate = activations_.gate(count), up = activations_.up(count);
-    apply(layer.gate, normed, gate);
-    apply(layer.up, normed, up);
+    multiply(std::array{product(layer.gate, gate), product(layer.up, up)}, normed);
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t) active().swiglu(gate.row(t), up.row(t), gate.row(t), gate.cols);
     });

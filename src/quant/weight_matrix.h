@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <span>
 #include <variant>
 
 #include "core/tensor.h"
@@ -48,5 +49,15 @@ class WeightMatrix {
 // Parallel over rows; every y is summed in an order that does not depend on the thread count. Float accumulation
 // (Int8Matrix: see there). `bias` is [rows] or null.
 void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y);
+
+// One of several products with the same x.
+struct Product {
+  const WeightMatrix* w;
+  const float* bias;    // [rows] or null
+  MatrixView<float> y;  // [tokens, rows]
+};
+
+// As multiply() for each of them, bit by bit; neighbours that can share the work on x do.
+void multiply(std::span<const Product> products, MatrixView<const float> x);
 
 }  // namespace nibble
