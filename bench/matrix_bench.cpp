@@ -15,6 +15,7 @@
 #include "core/weight_memory.h"
 #include "kernels/bf16.h"
 #include "kernels/gemm.h"
+#include "kernels/grid_rows.h"
 #include "kernels/kernels.h"
 #include "kernels/row_products.h"
 
@@ -138,6 +139,28 @@ void rows(State& state, const Table* table) {
   count(state, "bytes", n * cols * sizeof(Element));
 }
 
+// state.range(0) tokens times kInMemory / 2 bytes of codes with rows of state.range(1) and groups of state.range(2).
+template <int Bits>
+void grid(State& state, const Table* table) {
+  const auto tokens = static_cast<size_t>(state.range(0)), cols = static_cast<size_t>(state.range(1)),
+             group = static_cast<size_t>(state.range(2));
+  const size_t stride = cols * Bits / 8, n = kInMemory / 2 / stride, groups = cols / group;
+  const auto memory = weight_memory(n * stride);
+  uint8_t* const codes = reinterpret_cast<uint8_t*>(memory.get());
+  std::fill_n(codes, n * stride, uint8_t{0x42});
+  const std::vector<float> scales = random_floats(n * groups), levels = random_floats(16);
+  const std::vector<float> x = random_floats(tokens * cols);
+  std::vector<float> y(tokens * n);
+  const GridTable& grids = grid_table(*table);
+  const GridRows p = {codes, stride, n, cols, scales.data(), groups, group, x.data(), tokens, cols, y.data(), n};
+  for (auto _ : state)
+    if constexpr (Bits == 4)
+      grids.levels(p, levels.data());
+    else
+      grids.fp8(p);
+  count(state, "bytes", n * (stride + groups * sizeof(float)));
+}
+
 // The same, one dot product for each row and token.
 void dots(State& state, const Table* table) {
   const auto tokens = static_cast<size_t>(state.range(0)), cols = static_cast<size_t>(state.range(1));
@@ -177,6 +200,13 @@ void register_all() {
     add_rows("rows_f16", rows<uint16_t, &RowTable::f16>);
     add_rows("rows_bf16", rows<uint16_t, &RowTable::bf16>);
     add_rows("dots_bf16", dots);
+    const auto add_grid = [&](const char* name, void (*run)(State&, const Table*)) {
+      auto* const products = add(name, run);
+      for (const int tokens : {1, 2, 4, 8}) products->Args({tokens, 2048, 64});
+      for (const int group : {16, 32, 128, 2048}) products->Args({1, 2048, group});
+    };
+    add_grid("levels", grid<4>);
+    add_grid("fp8", grid<8>);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/grid_rows.h"
 #include "kernels/kernels.h"
 #include "quant/quantized_matrix.h"
 
@@ -58,8 +59,10 @@ inline void decode_columns(const RowGroups& row, const uint8_t* codes, size_t be
     const uint8_t* const c = codes + (from - begin);
     float* const y = out + (from - begin);
     const float scale = row.scales[group];
-    if (levels != nullptr) {
-      for (size_t i = 0; i < to - from; ++i) y[i] = scale * levels[c[i]];
+    if (row.spec.grid == Grid::kFP8) {
+      kernels::active_grids().scale_fp8(c, scale, y, to - from);
+    } else if (levels != nullptr) {
+      kernels::active_grids().scale_levels(c, levels, scale, y, to - from);
     } else if (row.mins != nullptr) {
       kernel.scale_codes_min(c, scale, row.mins[group], y, to - from);
     } else {

@@ -13,6 +13,7 @@
 #include "kernels/kernels.h"
 #include "kernels/row_products.h"
 #include "quant/activations.h"
+#include "quant/grid_products.h"
 
 namespace nibble {
 namespace {
@@ -32,6 +33,12 @@ const Element* dense_row(const DenseMatrix& dense, size_t row) {
 using RowProducts = void (*)(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
                              size_t begin, size_t end) noexcept;
 
+void add_bias(const float* bias, MatrixView<float> y, size_t begin, size_t end) noexcept {
+  if (bias == nullptr) return;
+  for (size_t t = 0; t < y.rows; ++t)
+    for (size_t r = begin; r < end; ++r) y.row(t)[r] += bias[r];
+}
+
 template <class Element, void (*kernels::RowTable::*Products)(const kernels::DenseRows&) noexcept>
 void dense_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
                     size_t begin, size_t end) noexcept {
@@ -41,9 +48,13 @@ void dense_products(const WeightMatrix& w, MatrixView<const float> x, const floa
     products({dense_row<Element>(*w.dense(), begin), end - begin, x.cols, x.row(t), tokens, x.stride, y.row(t) + begin,
               y.stride});
   }
-  if (bias == nullptr) return;
-  for (size_t t = 0; t < x.rows; ++t)
-    for (size_t r = begin; r < end; ++r) y.row(t)[r] += bias[r];
+  add_bias(bias, y, begin, end);
+}
+
+void table_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
+                    size_t begin, size_t end) noexcept {
+  grid_products(*w.packed(), x, y, begin, end);
+  add_bias(bias, y, begin, end);
 }
 
 void packed_products(const WeightMatrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y,
@@ -68,6 +79,7 @@ struct FewTokens {
   bool (*accepts)(const WeightMatrix& w);
   size_t most;  // tokens
   RowProducts products;
+  MatrixView<const float> (*prepare)(const PackedMatrix& w, MatrixView<const float> x) = nullptr;  // x for `products`
 };
 constexpr FewTokens kFewTokenPaths[] = {
     {[](const WeightMatrix& w) { return is_dense(w, DType::kF32); }, kFewTokensDense,
@@ -76,6 +88,8 @@ constexpr FewTokens kFewTokenPaths[] = {
      dense_products<uint16_t, &kernels::RowTable::f16>},
     {[](const WeightMatrix& w) { return is_dense(w, DType::kBF16); }, kFewTokensDense,
      dense_products<uint16_t, &kernels::RowTable::bf16>},
+    {[](const WeightMatrix& w) { return w.packed() != nullptr && accepts_grid_products(*w.packed()); },
+     kFewTokensPacked, table_products, arrange_for_grid},
     {[](const WeightMatrix& w) { return w.packed() != nullptr; }, kFewTokensPacked, packed_products},
 };
 
@@ -88,6 +102,7 @@ const FewTokens* find_few(const WeightMatrix& w, size_t tokens) {
 
 void multiply_few(const FewTokens& path, const WeightMatrix& w, MatrixView<const float> x, const float* bias,
                   MatrixView<float> y) {
+  if (path.prepare != nullptr) x = path.prepare(*w.packed(), x);
   // About 32,768 weights: long enough to hide the cost of handing out a range, short enough to share the work evenly.
   const size_t grain = std::max<size_t>(1, 32768 / std::max<size_t>(1, w.cols()));
   parallel_for(w.rows(), grain, [&](size_t begin, size_t end) { path.products(w, x, bias, y, begin, end); });
