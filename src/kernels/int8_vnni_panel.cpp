@@ -19,12 +19,12 @@ constexpr size_t kPanelStep = kTiles * kInt8Vector;  // bytes of 4 columns
 
 // Steps [S, End) of tile `tile` of a block, minus `shift`; returns the sum of the bytes over these columns.
 template <int Bits, int S, int End>
-NIBBLE_INLINE __m512i unpack_steps(const uint8_t* block, __m512i shift, uint8_t* out, __m512i sum) {
+NIBBLE_INLINE __m512i unpack_steps(const __m512i* planes, __m512i shift, uint8_t* out, __m512i sum) {
   if constexpr (S < End) {
-    const __m512i codes = _mm512_sub_epi8(step<Bits, S>(block), shift);
+    const __m512i codes = _mm512_sub_epi8(step<Bits, S>(planes), shift);
     _mm512_store_si512(out + S * kPanelStep, codes);
     sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), codes);
-    return unpack_steps<Bits, S + 1, End>(block, shift, out, sum);
+    return unpack_steps<Bits, S + 1, End>(planes, shift, out, sum);
   } else {
     return sum;
   }
@@ -49,13 +49,14 @@ void unpack_tile(const Int8Tile& w, const Int8Panel& out, size_t row) noexcept {
     const __m512i shift = _mm512_mullo_epi32(zero, _mm512_set1_epi32(0x01010101));
     for (; s < end; ++s) {
       const size_t b = s * kSpan / kInt8Block;
-      const uint8_t* const block = w.codes + b * int8_block_bytes(Bits);
+      __m512i planes[kPlaneVectors<Bits>];
+      load_planes<Bits, false>(w.codes + b * int8_block_bytes(Bits), planes);
       uint8_t* const codes = out.codes + b * kInt8Steps * kPanelStep + row / kInt8Rows * kInt8Vector;
       __m512i sum = _mm512_setzero_si512();
       if (Steps == 8 || s % 2 == 0)
-        sum = unpack_steps<Bits, 0, Steps>(block, shift, codes, sum);
+        sum = unpack_steps<Bits, 0, Steps>(planes, shift, codes, sum);
       else
-        sum = unpack_steps<Bits, 8 - Steps, 8>(block, shift, codes, sum);
+        sum = unpack_steps<Bits, 8 - Steps, 8>(planes, shift, codes, sum);
       _mm512_store_si512(out.starts + s * kRows + row, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
     }
   }

@@ -125,10 +125,10 @@ Int8Matrix::Int8Matrix(const PackedMatrix& packed) : spec_(packed.spec), rows_(p
     tile_bytes_ += round_up(bytes, kInt8Vector);
     return at;
   };
-  append(blocks_ * kernels::int8_block_bytes(bits_));
-  scales_at_ = append(scale_bytes);
+  append(scale_bytes);
   if (!packed.mins.empty()) mins_at_ = append(scale_bytes);
   if (!packed.zeros.empty()) zeros_at_ = append(groups_ * kInt8Rows);
+  codes_at_ = append(blocks_ * kernels::int8_block_bytes(bits_));
   const auto memory = weight_memory(checked_mul(tiles_, tile_bytes_, "packed weight"));
   memory_ = {memory, reinterpret_cast<uint8_t*>(memory.get())};
 
@@ -138,8 +138,8 @@ Int8Matrix::Int8Matrix(const PackedMatrix& packed) : spec_(packed.spec), rows_(p
       const size_t first = i * kInt8Rows;
       TileRows rows{std::min(kInt8Rows, rows_ - first), real_groups, first * real_groups, real_groups};
       if (spec_.per_tensor) rows.first = rows.stride = 0;
-      place_codes(packed, first, rows.count, bits_, blocks_, tile);
-      place(packed.scales, rows, groups_, scale_dtype_, tile + scales_at_);
+      place_codes(packed, first, rows.count, bits_, blocks_, tile + codes_at_);
+      place(packed.scales, rows, groups_, scale_dtype_, tile);
       if (mins_at_ != 0) place(packed.mins, rows, groups_, scale_dtype_, tile + mins_at_);
       if (zeros_at_ != 0) place(packed.zeros, rows, groups_, tile + zeros_at_);
     }
@@ -152,12 +152,12 @@ Int8Tile Int8Matrix::tile(size_t index) const {
   const uint8_t* const tile = memory_.get() + index * tile_bytes_;
   int zero = 0;
   if (zeros_at_ == 0 && mins_at_ == 0) zero = bits_ == kInt8SignOnly ? 1 : spec_.symmetric_zero();
-  return {.codes = tile,
+  return {.codes = tile + codes_at_,
           .bits = bits_,
           .blocks = blocks_,
           .group = group_,
           .scale_dtype = scale_dtype_,
-          .scales = tile + scales_at_,
+          .scales = tile,
           .zeros = zeros_at_ != 0 ? tile + zeros_at_ : nullptr,
           .zero = zero,
           .mins = mins_at_ != 0 ? tile + mins_at_ : nullptr};

@@ -39,10 +39,11 @@ class Int8Matrix {
   size_t tiles_ = 0, blocks_ = 0, group_ = 0, groups_ = 0;  // blocks and groups of a row, padding included
   int bits_ = 0;                                            // as Int8Tile has it
   DType scale_dtype_ = DType::kF32;
-  // One block of memory. A tile is contiguous, its parts begin at multiples of 64: codes [blocks, packed block], scales
-  // [groups, 16] of scale_dtype_, then mins of the same or zeros [groups, 16], where there are any.
+  // One block of memory. A tile is contiguous, its parts begin at multiples of 64: scales [groups, 16] of scale_dtype_,
+  // then mins of the same or zeros [groups, 16], where there are any, then codes [blocks, packed block], so that a
+  // kernel that looks ahead of its codes sees the next tile's scales.
   std::shared_ptr<uint8_t> memory_;
-  size_t tile_bytes_ = 0, scales_at_ = 0, mins_at_ = 0, zeros_at_ = 0;  // 0: no mins, no zeros
+  size_t tile_bytes_ = 0, mins_at_ = 0, zeros_at_ = 0, codes_at_ = 0;  // mins_at_, zeros_at_: 0 where there are none
 };
 
 // One of several weights that meet the same activations: q, k and v, or gate and up.
