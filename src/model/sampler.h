@@ -32,12 +32,22 @@ class Sampler {
 
  private:
   TokenId best(std::span<const float> logits) const;
-  TokenId draw(std::span<float> logits);
+  TokenId draw(std::span<const float> logits);
+
+  // The candidates: ids in order_[0, count).
+  size_t gather(std::span<const float> logits, float floor);
+  size_t gather_largest(std::span<const float> logits, float floor, size_t wanted);
+  void sort(std::span<const float> logits, size_t count);
+  TokenId draw_sorted(std::span<const float> logits, float top, size_t count);
+  TokenId draw_from_all(std::span<const float> logits, float top);
+  void see(TokenId token);
 
   SamplerOptions options_;
   Random random_;
-  std::vector<bool> seen_;
-  std::vector<TokenId> order_;
+  std::vector<bool> is_seen_;
+  std::vector<TokenId> seen_;   // each once
+  std::vector<TokenId> order_;  // [vocab]
+  std::vector<float> space_;    // [vocab]
 };
 
 }  // namespace nibble

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -106,6 +107,55 @@ TEST(Sampler, SeedDecides) {
   };
   EXPECT_EQ(run(1), run(1));
   EXPECT_NE(run(1), run(2));
+}
+
+// The definition: every token that can be drawn, sorted, in double.
+TokenId defined(const SamplerOptions& o, const std::vector<float>& logits, Random& random) {
+  std::vector<std::pair<double, TokenId>> order;
+  for (size_t i = 0; i < logits.size(); ++i)
+    if (!std::isnan(logits[i])) order.emplace_back(-double{logits[i]}, static_cast<TokenId>(i));
+  std::sort(order.begin(), order.end());
+  const double top = order[0].first;
+  for (auto& [value, id] : order) value = std::exp((top - value) / double{o.temperature});
+  while (order.back().first < double{o.min_p}) order.pop_back();
+  if (o.top_k > 0 && order.size() > o.top_k) order.resize(o.top_k);
+  const auto total = [&] {
+    double sum = 0;
+    for (const auto& [weight, id] : order) sum += weight;
+    return sum;
+  };
+  double kept = 0;
+  size_t count = 0;
+  for (const double wanted = double{o.top_p} * total(); count < order.size() && kept < wanted;)
+    kept += order[count++].first;
+  order.resize(count);
+  double left = random.uniform() * total();
+  for (const auto& [weight, id] : order)
+    if ((left -= weight) < 0) return id;
+  return order.back().second;
+}
+
+TEST(Sampler, IsItsDefinition) {
+  Random random(11);
+  for (const size_t vocab : {1u, 3u, 64u, 65u, 700u, 5000u})
+    for (const size_t top_k : {0u, 1u, 2u, 40u, 300u, 6000u})
+      for (const float top_p : {0.02f, 0.5f, 0.95f, 1.0f})
+        for (const float min_p : {0.0f, 0.011f, 0.3f})
+          for (const float temperature : {0.3f, 1.0f, 2.5f}) {
+            const SamplerOptions options = {
+                .temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p, .seed = vocab + top_k};
+            std::vector<float> logits(vocab);
+            for (float& logit : logits) logit = std::round(static_cast<float>(random.uniform()) * 60) / 4;  // with ties
+            for (size_t i = 2; i < vocab; i += 97) logits[i] = i % 2 == 0 ? NAN : -INFINITY;
+            Sampler sampler(options, vocab);
+            Random same(options.seed);
+            for (int i = 0; i < 3; ++i) {
+              std::vector<float> copy = logits;
+              ASSERT_EQ(sampler.sample(copy), defined(options, logits, same))
+                  << vocab << " tokens, top-k " << top_k << ", top-p " << top_p << ", min-p " << min_p
+                  << ", temperature " << temperature;
+            }
+          }
 }
 
 TEST(Sampler, RefusesNonsense) {
