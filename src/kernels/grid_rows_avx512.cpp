@@ -14,8 +14,8 @@ using Codes = __m512i;
 using Bytes = __m128i;
 using Levels = __m512;
 constexpr size_t kLanes = 16;
-constexpr size_t kGridSums = 8;  // beside as many of a group, and the codes, in 32 registers
-constexpr size_t kGridTokens = 8;
+constexpr size_t kGridSums = 8;    // beside as many of a group, and the codes, in 32 registers
+constexpr size_t kGridTokens = 4;  // eight bring more of x through the first-level cache than it holds
 
 __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>(n < kLanes ? (1u << n) - 1 : 0xffffu); }
 
