@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/threads.h"
@@ -36,7 +37,8 @@ std::vector<QuantSpec> accepted_specs() {
 std::vector<float> activations(size_t n, uint64_t seed) {
   Random random(seed);
   std::vector<float> x(n);
-  for (float& value : x) value = static_cast<float>(random.uniform() * 4 - 2);
+  for (float& value : x)
+    value = static_cast<float>(random.uniform() * 4 - 2) * (random.uniform() < 0.02 ? 50.0f : 1.0f);
   return x;
 }
 
@@ -48,10 +50,18 @@ void expect_product(const QuantizedMatrix& q, const std::vector<float>& x, size_
     std::vector<double> rounded(q.cols);
     for (size_t b = 0; b < q.cols; b += 32) {
       const size_t end = std::min(q.cols, b + 32);
-      float largest = 0;
-      for (size_t c = b; c < end; ++c) largest = std::max(largest, std::abs(x[t * q.cols + c]));
-      for (size_t c = b; c < end && largest > 0; ++c)
-        rounded[c] = double(largest / 127.0f) * std::nearbyint(x[t * q.cols + c] * (127.0f / largest));
+      std::vector<float> sizes = {0, 0};
+      for (size_t c = b; c < end; ++c) sizes.push_back(std::abs(x[t * q.cols + c]));
+      std::sort(sizes.rbegin(), sizes.rend());
+      const bool outlier = sizes[0] > 2 * sizes[1];
+      const float largest = outlier ? sizes[1] : sizes[0];
+      for (size_t c = b; c < end; ++c) {
+        const float value = x[t * q.cols + c];
+        if (outlier && std::abs(value) == sizes[0])
+          rounded[c] = value;
+        else if (largest > 0)
+          rounded[c] = double(largest / 127.0f) * std::nearbyint(value * (127.0f / largest));
+      }
     }
     for (size_t r = 0; r < q.rows; ++r) {
       double want = bias != nullptr ? bias[r] : 0, magnitude = 1e-6;

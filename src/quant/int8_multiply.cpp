@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/threads.h"
 #include "quant/int8_matrix.h"
+#include "quant/outliers.h"
 
 namespace nibble {
 namespace {
@@ -124,22 +125,48 @@ size_t count_units(std::span<const Int8Product> products, size_t tiles) {
   return units;
 }
 
+// [cols]: a token without its outliers. One for each worker.
+float* rest_of(const Extents& e) {
+  static thread_local Scratch scratch;
+  scratch.reserve(e.cols * sizeof(float) + 64);
+  return scratch.take<float>(e.cols);
+}
+
+// [columns, rows]: the columns of a weight that meet outliers. One for each worker.
+float* columns_of(const Outliers& outliers, size_t rows) {
+  static thread_local Scratch scratch;
+  scratch.reserve(outliers.columns() * rows * sizeof(float) + 64);
+  return scratch.take<float>(outliers.columns() * rows);
+}
+
 // Straight from the packed tiles.
 void multiply_few(std::span<const Int8Product> products, const Extents& e, MatrixView<const float> x) {
   const Int8Table& kernel = kernels::active_int8();
   static thread_local Scratch scratch;
+  static thread_local Outliers outliers_of_caller;
+  Outliers& outliers = outliers_of_caller;
+  outliers.reserve(x.rows, e.cols);
   const Int8Tokens tokens = take_tokens(scratch, e, x.rows);
   // Not worth a parallel region.
-  for (size_t t = 0; t < x.rows; ++t) kernel.quantize(x.row(t), e.cols, e.group, tokens, t);
+  for (size_t t = 0; t < x.rows; ++t) {
+    float* const rest = rest_of(e);
+    outliers.split(t, x.row(t), rest);
+    kernel.quantize(rest, e.cols, e.group, tokens, t);
+  }
+  outliers.collect();
   // About 32,768 weights: see weight_matrix.cpp.
   const size_t grain = std::max<size_t>(1, 32768 / (kInt8Rows * e.blocks * kInt8Block));
   parallel_for(count_units(products, 1), grain, [&](size_t begin, size_t end) {
     float sums[kInt8FewTokens * kInt8Rows];
+    float* const columns = columns_of(outliers, kInt8Rows);
     for_each_unit(products, 1, begin, end, [&](const Int8Product& product, size_t index) {
       const Int8Tile tile = product.w->tile(index);
       for (size_t t = 0; t < x.rows; t += kInt8FewTokens) {
         const size_t count = std::min(kInt8FewTokens, x.rows - t);
         kernel.products(tile, tokens, t, count, sums);
+        // Only now: what products() streams from memory is in the L1 cache.
+        if (t == 0) outliers.load(tile, columns, kInt8Rows);
+        for (size_t i = 0; i < count; ++i) outliers.add(t + i, columns, kInt8Rows, sums + i * kInt8Rows);
         store_sums(sums, kInt8Rows, count, t, index * kInt8Rows, product);
       }
     });
@@ -163,15 +190,23 @@ void multiply_many(std::span<const Int8Product> products, const Extents& e, Matr
   static thread_local Scratch all;
   all.reserve(strips * bytes);
   std::byte* const storage = all.take<std::byte>(strips * bytes);
+  static thread_local Outliers outliers_of_caller;
+  Outliers& outliers = outliers_of_caller;
+  outliers.reserve(x.rows, e.cols);
   parallel_for(strips, 4, [&](size_t begin, size_t end) {
     static thread_local Scratch rows;
     const Int8Tokens tokens = take_tokens(rows, e, kernel.strip);
     for (size_t s = begin; s < end; ++s) {
-      for (size_t t = 0; t < tokens_of(s); ++t)
-        kernel.quantize(x.row(s * kernel.strip + t), e.cols, e.group, tokens, t);
+      for (size_t t = 0; t < tokens_of(s); ++t) {
+        float* const rest = rest_of(e);
+        outliers.split(s * kernel.strip + t, x.row(s * kernel.strip + t), rest);
+        kernel.quantize(rest, e.cols, e.group, tokens, t);
+      }
       kernel.make_strip(tokens, 0, tokens_of(s), strip_at(storage + s * bytes, e, kernel.strip));
     }
   });
+
+  outliers.collect();
 
   const size_t panels = count_units(products, kernel.tiles), range = task_strips(e, kernel.strip);
   // Where a weight ends with one tile of a panel, it is there twice; store_sums leaves the second out.
@@ -181,10 +216,13 @@ void multiply_many(std::span<const Int8Product> products, const Extents& e, Matr
     static thread_local Scratch scratch;
     Int8Panel panel = take_panel(scratch, e, rows, kernel.planes);
     kernel.make_panel(tiles, panel);
+    float* const columns = columns_of(outliers, rows);
+    for (size_t i = 0; i < kernel.tiles; ++i) outliers.load(tiles[i], columns + i * kInt8Rows, rows);
     alignas(64) float sums[kMaxSums];
     assert(kernel.tiles <= kMaxTiles && kernel.strip * rows <= kMaxSums);
     for (size_t s = first_strip; s < last_strip; ++s) {
       kernel.panel_products(panel, strip_at(storage + s * bytes, e, kernel.strip), tokens_of(s), sums);
+      for (size_t t = 0; t < tokens_of(s); ++t) outliers.add(s * kernel.strip + t, columns, rows, sums + t * rows);
       store_sums(sums, rows, tokens_of(s), s * kernel.strip, tile * kInt8Rows, product);
     }
   };
