@@ -82,6 +82,16 @@ class Generate(unittest.TestCase):
         self.assertEqual(len(result["tokens"]), 5)  # the last one is chosen when 40 are held
         self.assertEqual(len(self.json("--prompt-ids", ",".join(["7"] * 40), "--ignore-eos")["tokens"]), 1)
 
+    def test_compute_check(self):
+        result = self.json("--prompt-ids", "1,5", "--greedy", "-n", 2, "--scheme", "w4a16", "--check-compute")
+        names = [check["name"] for check in result["compute_check"]]
+        self.assertIn("model.layers.1.mlp.down_proj", names)
+        self.assertEqual(len(names), 14)
+        for check in result["compute_check"]:
+            self.assertTrue(0 < check["error"] < 0.05, check)
+            self.assertFalse(check["replaced"])
+        self.assertEqual(self.json("--prompt-ids", "1,5", "-n", 1, "--check-compute")["compute_check"], [])
+
     def test_bench(self):
         command = [NIBBLE, "bench", self.model, "-p", "20", "-n", "8", "-t", "1,2", "-r", "2", "--json", "-"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)

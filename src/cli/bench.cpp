@@ -49,7 +49,7 @@ void run(const Options& o) {
   const double start = wall_seconds();
   const LoadedModel loaded = load_model(o.model, o.flags.choices_for_tokens(), *o.common.progress("load"));
   const double load_seconds = wall_seconds() - start;
-  for (const std::string& warning : loaded.warnings) o.common.note("warning: " + warning);
+  o.flags.note_load(loaded, o.common);
 
   const std::vector<BenchRow> rows = bench(*loaded.model, options, *o.common.progress("bench"));
   const std::string isa(kernels::active().name);
@@ -68,10 +68,12 @@ void run(const Options& o) {
       std::cout << cat(row.threads, row.threads == 1 ? " thread:  prefill " : " threads: prefill ", text(row.prefill),
                        " tok/s, decode ", text(row.decode), " tok/s (", format_fixed(row.decode_gb_s, 1), " GB/s)\n");
   }
-  o.common.emit({{"rows", json_rows},
-                 {"isa", isa},
-                 {"load_seconds", load_seconds},
-                 {"weights_bytes", loaded.model->weight_bytes()}});
+  OrderedJson result = {{"rows", json_rows},
+                        {"isa", isa},
+                        {"load_seconds", load_seconds},
+                        {"weights_bytes", loaded.model->weight_bytes()}};
+  o.flags.add_checks(loaded, result);
+  o.common.emit(result);
 }
 
 }  // namespace
@@ -89,7 +91,7 @@ void add_bench(CLI::App& app) {
   verb.add_option("-r,--repetitions", o->bench.repetitions, "of each measurement")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  add_run_flags(verb, o->flags, "f16");
+  add_run_flags(verb, o->flags, "auto", "f16");
   verb.callback([o] { run(*o); });
 }
 

@@ -108,7 +108,7 @@ void run(const Options& o) {
 
   const double start = wall_seconds();
   const LoadedModel loaded = load_model(o.model, o.flags.choices(), *o.common.progress("load"));
-  for (const std::string& warning : loaded.warnings) o.common.note("warning: " + warning);
+  o.flags.note_load(loaded, o.common);
   std::optional<LoadedModel> ref;
   if (!o.ref.empty()) ref = load_model(o.ref, ModelChoices{}, *o.common.progress("load reference"));
 
@@ -152,6 +152,7 @@ void run(const Options& o) {
       std::cout << name << "   acc " << format_fixed(t.acc, 4) << "  acc_norm " << format_fixed(t.acc_norm, 4)
                 << "  (+- " << format_fixed(t.std_error, 4) << ", " << t.n << " items)\n";
   }
+  o.flags.add_checks(loaded, result);
   o.common.emit(result);
   check_gates(gates, result);
 }
@@ -182,7 +183,7 @@ void add_eval(CLI::App& app) {
   verb.add_option("--logits", o->logits, "write the logits of --ids to this .safetensors file");
   verb.add_option("--fail-if", o->gates, "exit 3 when true: a JSON path, a comparison, a number ('kld.mean>0.05')")
       ->allow_extra_args(false);
-  add_run_flags(verb, o->flags, "f32");
+  add_run_flags(verb, o->flags, "fp32", "f32");
   verb.callback([o] {
     o->eval.cache = o->flags.cache_type();
     run(*o);

@@ -62,7 +62,7 @@ class Generator {
         loaded_(load_model(o.model, o.flags.choices_for_tokens(), *o.common.progress("load"))),
         session_(*loaded_.model, o.flags.cache_type()),
         sampler_(o.sampler, loaded_.model->config().vocab_size) {
-    for (const std::string& warning : loaded_.warnings) o.common.note("warning: " + warning);
+    o.flags.note_load(loaded_, o.common);
     generate_.max_tokens = o.max_tokens;
     if (!o.ignore_eos) generate_.eos = eos_tokens(*loaded_.source, loaded_.tokenizer.get());
   }
@@ -129,9 +129,11 @@ class Generator {
   GenerateOptions generate_;
 };
 
-void finish(const Options& o, const Generator::Answer& answer) {
+void finish(const Options& o, const Generator& generator, const Generator::Answer& answer) {
   o.common.note(answer.summary());
-  o.common.emit(answer.json());
+  OrderedJson result = answer.json();
+  o.flags.add_checks(generator.loaded(), result);
+  o.common.emit(result);
   if (answer.generation.stop == StopReason::kInterrupted) throw Error(ErrorKind::kInterrupted, "interrupted");
 }
 
@@ -195,15 +197,15 @@ void run(const Options& o) {
   }
 
   Generator generator(o);
-  if (!o.ids.empty()) return finish(o, generator.run(std::move(ids)));
+  if (!o.ids.empty()) return finish(o, generator, generator.run(std::move(ids)));
   generator.loaded().need_tokenizer();
   const Tokenizer& tokenizer = *generator.loaded().tokenizer;
-  if (!o.chat) return finish(o, generator.run(tokenizer.encode(*prompt, /*add_special=*/true)));
+  if (!o.chat) return finish(o, generator, generator.run(tokenizer.encode(*prompt, /*add_special=*/true)));
   const ChatFormat format(*generator.loaded().source, tokenizer);
   if (!prompt) return converse(o, generator, format);
   std::vector<ChatMessage> messages = opening(o);
   messages.push_back({"user", *prompt});
-  finish(o, generator.run(format.encode(messages)));
+  finish(o, generator, generator.run(format.encode(messages)));
 }
 
 }  // namespace
@@ -230,7 +232,7 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   verb.add_option("--seed", o->sampler.seed, "of the random numbers")->capture_default_str();
   verb.add_flag("--ignore-eos", o->ignore_eos, "go on past the end of the text");
-  add_run_flags(verb, o->flags, "f16");
+  add_run_flags(verb, o->flags, "auto", "f16");
   verb.callback([o] { run(*o); });
 }
 

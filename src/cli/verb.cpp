@@ -60,7 +60,10 @@ class Bar final : public Progress {
 
 }  // namespace
 
-void Common::apply() const { set_thread_count(threads); }
+void Common::apply() const {
+  set_thread_count(threads);
+  if (pin) pin_threads(true);
+}
 
 void Common::emit(const OrderedJson& result) const {
   if (json.empty()) return;
@@ -90,6 +93,7 @@ CLI::App& add_verb(CLI::App& app, const std::string& name, const std::string& su
   verb.footer("\nExamples:\n" + examples);
   verb.add_option("--threads", common->threads, "threads to use (0: one for each physical core)")
       ->capture_default_str();
+  verb.add_flag("--pin", common->pin, "keep each thread on a core of its own");
   verb.add_flag("--quiet", common->quiet, "no progress, no messages");
   verb.add_option("--json", common->json, "write the result as JSON to FILE, or to stdout with -")->type_name("FILE|-");
   return verb;

@@ -11,10 +11,10 @@ namespace nibble::cli {
 // Flags every verb has. Lives as long as the program.
 struct Common {
   size_t threads = 0;
-  bool quiet = false;
+  bool pin = false, quiet = false;
   std::string json;  // "", "-" or a file
 
-  // Sets the thread count; call first in a verb's callback.
+  // Sets the thread count and pins the threads; call first in a verb's callback.
   void apply() const;
   // May human-readable results go to stdout? Not when stdout carries the JSON.
   bool prints() const { return json != "-"; }

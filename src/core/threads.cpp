@@ -1,5 +1,8 @@
 #include "core/threads.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -29,6 +32,32 @@ size_t physical_cores() {
   }
   const size_t logical = std::max(1u, std::thread::hardware_concurrency());
   return cores.empty() ? logical : std::min(cores.size(), logical);
+}
+
+// CPUs that this process may use, the first of each core before the second of any.
+std::vector<size_t> usable_cpus() {
+  cpu_set_t allowed;
+  std::vector<size_t> first, others;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return first;
+  std::set<std::string> cores;
+  for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::string siblings = std::to_string(cpu);
+    std::getline(file, siblings);
+    (cores.insert(siblings).second ? first : others).push_back(cpu);
+  }
+  first.insert(first.end(), others.begin(), others.end());
+  return first;
+}
+
+// Every CPU of `cpus` for an index beyond them.
+void bind_to(pthread_t thread, const std::vector<size_t>& cpus, size_t index) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (size_t i = 0; i < cpus.size(); ++i)
+    if (i == index || index >= cpus.size()) CPU_SET(cpus[i], &set);
+  if (!cpus.empty()) pthread_setaffinity_np(thread, sizeof set, &set);
 }
 
 struct Job {
@@ -66,12 +95,21 @@ class Pool {
     size_ = count == 0 ? physical_cores() : std::min(count, kMaxThreads);
   }
 
+  void pin(bool wanted) {
+    const std::lock_guard lock(mutex_);
+    if (wanted && cpus_.empty()) cpus_ = usable_cpus();
+    pinned_ = wanted;
+    bound_ = 0;
+    if (!wanted) bind_all(cpus_.size());
+  }
+
   // Takes no lock: the bodies of a running region may ask.
   size_t size() const { return size_; }
 
   void run(size_t count, size_t grain, void (*range)(const void*, size_t, size_t), const void* body) {
     const std::lock_guard lock(mutex_);
     start_workers();
+    if (pinned_ && bound_ != workers_.size() + 1) bind_all(0);
     job_.run = range, job_.body = body, job_.count = count, job_.grain = grain;
     job_.next = 0, job_.failed = false, job_.error = nullptr;
     pending_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
@@ -86,6 +124,13 @@ class Pool {
 
  private:
   static constexpr size_t kMaxThreads = 1024;
+
+  // Thread i of the pool to CPU first + i; 0 is the caller.
+  void bind_all(size_t first) {
+    bind_to(pthread_self(), cpus_, first);
+    for (size_t i = 0; i < workers_.size(); ++i) bind_to(workers_[i].native_handle(), cpus_, first + i + 1);
+    bound_ = workers_.size() + 1;
+  }
 
   // Where the system gives fewer threads than asked for, the work is done by those that there are.
   void start_workers() {
@@ -124,6 +169,7 @@ class Pool {
     round_.fetch_add(1);
     round_.notify_all();
     workers_.clear();
+    bound_ = 0;
     stopping_ = false;
   }
 
@@ -135,6 +181,9 @@ class Pool {
   std::atomic<uint32_t> pending_{0};
   std::atomic<bool> stopping_{false};
   std::vector<std::jthread> workers_;
+  std::vector<size_t> cpus_;  // once pinning was asked for
+  bool pinned_ = false;
+  size_t bound_ = 0;  // threads that are pinned
 };
 
 Pool& pool() {
@@ -146,6 +195,7 @@ Pool& pool() {
 
 void set_thread_count(size_t count) { pool().resize(count); }
 size_t thread_count() { return pool().size(); }
+void pin_threads(bool pin) { pool().pin(pin); }
 
 void detail::parallel_for(size_t count, size_t grain, void (*run)(const void*, size_t, size_t), const void* body) {
   if (count == 0) return;

@@ -8,6 +8,9 @@ namespace nibble {
 // core. Not to be called from within a body of parallel_for; thread_count() may be.
 void set_thread_count(size_t count);
 size_t thread_count();
+// Keeps each thread of the pool on a CPU of its own, the calling one included, in the order of the physical cores, or
+// lets go of them again. Takes effect with the next parallel region; without effect where the system refuses.
+void pin_threads(bool pin);
 
 namespace detail {
 void parallel_for(size_t count, size_t grain, void (*run)(const void* body, size_t begin, size_t end),

@@ -1,6 +1,7 @@
 #include "core/threads.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <cmath>
@@ -134,6 +135,35 @@ TEST(ThreadPool, AllThreadsWork) {
     ids.insert(std::this_thread::get_id());
   });
   EXPECT_EQ(ids.size(), kCount);
+  set_thread_count(0);
+}
+
+// CPUs that each thread of a region may run on.
+std::set<int> allowed_cpus_of_threads() {
+  std::mutex mutex;
+  std::set<int> counts;
+  parallel_for(64, 1, [&](size_t, size_t) {
+    cpu_set_t set;
+    ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+    std::this_thread::yield();
+    const std::lock_guard lock(mutex);
+    counts.insert(CPU_COUNT(&set));
+  });
+  return counts;
+}
+
+TEST(PinnedThreads, HaveACpuEachUntilTheyAreLetGo) {
+  cpu_set_t usable;
+  ASSERT_EQ(sched_getaffinity(0, sizeof usable, &usable), 0);
+  if (CPU_COUNT(&usable) < 2) GTEST_SKIP() << "needs two CPUs";
+  set_thread_count(2);
+  pin_threads(true);
+  EXPECT_EQ(allowed_cpus_of_threads(), std::set<int>{1});
+  set_thread_count(1);
+  set_thread_count(2);
+  EXPECT_EQ(allowed_cpus_of_threads(), std::set<int>{1});
+  pin_threads(false);
+  EXPECT_EQ(allowed_cpus_of_threads(), std::set<int>{CPU_COUNT(&usable)});
   set_thread_count(0);
 }
 

@@ -1,13 +1,16 @@
 #include "model/decoder.h"
 
 #include <algorithm>
-#include <array>
+#include <initializer_list>
+#include <set>
 #include <utility>
 
 #include "core/interrupt.h"
 #include "core/threads.h"
 #include "kernels/kernels.h"
+#include "model/architecture.h"
 #include "model/attention.h"
+#include "model/product_watch.h"
 #include "model/rope.h"
 
 namespace nibble {
@@ -29,10 +32,6 @@ void add_rows(MatrixView<const float> x, MatrixView<float> sum) {
   parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) active().axpy_f32(1.0f, x.row(t), sum.row(t), x.cols);
   });
-}
-
-void apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) {
-  multiply(linear.weight, x, linear.bias.empty() ? nullptr : linear.bias.data(), y);
 }
 
 Product product(const Linear& linear, MatrixView<float> y) {
@@ -117,6 +116,30 @@ class Decoder final : public Model {
     }
   }
 
+  std::vector<ProductCheck> check_products(std::span<const TokenId> tokens, double tolerance) override {
+    ProductWatch watch;
+    for_each_weight([&](const WeightMatrix& weight, std::string name) { watch.name(weight, std::move(name)); });
+    const auto cache = make_cache(tokens.size(), CacheType::kF32);
+    std::vector<float> logits(tokens.size() * config_.vocab_size);
+    watch_ = &watch;
+    struct Unwatch {
+      ProductWatch*& watch;
+      ~Unwatch() { watch = nullptr; }
+    } unwatch{watch_};
+    forward(tokens, *cache, matrix(logits.data(), tokens.size(), config_.vocab_size));
+    std::vector<ProductCheck> checks;
+    std::set<const WeightMatrix*> replaced;
+    for (auto& [weight, check] : watch.found()) {
+      check.replaced = !(check.error <= tolerance);
+      if (check.replaced) replaced.insert(weight);
+      checks.push_back(std::move(check));
+    }
+    for_each_weight([&](WeightMatrix& weight, const std::string&) {
+      if (replaced.contains(&weight)) weight.float_products = true;
+    });
+    return checks;
+  }
+
  private:
   void run_layers(std::span<const TokenId> tokens, SlabCache& cache) {
     const size_t count = tokens.size();
@@ -145,7 +168,7 @@ class Decoder final : public Model {
   void run_attention(const DecoderLayer& layer, size_t index, size_t count, SlabCache& cache) {
     const auto normed = activations_.normed(count);
     const auto query = activations_.query(count), key = activations_.key(count), value = activations_.value(count);
-    multiply(std::array{product(layer.query, query), product(layer.key, key), product(layer.value, value)}, normed);
+    run({product(layer.query, query), product(layer.key, key), product(layer.value, value)}, normed);
     const size_t past = cache.size(), dim = config_.head_dim, half = config_.rope.dims / 2;
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t) {
@@ -166,17 +189,17 @@ class Decoder final : public Model {
     const auto attended = activations_.attended(count);
     attend(cache, {index, config_.heads, past, config_.window[index], config_.attention_scale}, query, attention_space_,
            attended);
-    apply(layer.attention_output, attended, normed);
+    run({product(layer.attention_output, normed)}, attended);
   }
 
   // normed -> normed
   void run_mlp(const DecoderLayer& layer, size_t count) {
     const auto normed = activations_.normed(count), gate = activations_.gate(count), up = activations_.up(count);
-    multiply(std::array{product(layer.gate, gate), product(layer.up, up)}, normed);
+    run({product(layer.gate, gate), product(layer.up, up)}, normed);
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t) active().swiglu(gate.row(t), up.row(t), gate.row(t), gate.cols);
     });
-    apply(layer.down, gate, normed);
+    run({product(layer.down, normed)}, gate);
   }
 
   // Logits of the pass's tokens from `first` on.
@@ -185,8 +208,39 @@ class Decoder final : public Model {
     const MatrixView<float> rows = {hidden.row(first), count - first, hidden.cols, hidden.stride};
     const MatrixView<float> out = {normed.row(first), count - first, normed.cols, normed.stride};
     norm_rows(rows, weights_.final_norm, config_.norm_eps, out);
-    multiply(weights_.lm_head ? *weights_.lm_head : weights_.embedding, out,
-             weights_.lm_head_bias.empty() ? nullptr : weights_.lm_head_bias.data(), logits);
+    const WeightMatrix& head = weights_.lm_head ? *weights_.lm_head : weights_.embedding;
+    run({{&head, weights_.lm_head_bias.empty() ? nullptr : weights_.lm_head_bias.data(), logits}}, out);
+  }
+
+  // `products` of x; initialiser lists, so that the token loop allocates nothing.
+  void run(std::initializer_list<Product> products, MatrixView<const float> x) {
+    multiply(std::span(products.begin(), products.size()), x);
+    if (watch_ != nullptr) watch_->compare(std::span(products.begin(), products.size()), x);
+  }
+
+  // Calls body(weight, name) for each weight that is multiplied.
+  template <class Body>
+  void for_each_weight(const Body& body) {
+    const auto named = [&](Slot slot, std::optional<size_t> layer, WeightMatrix& weight) {
+      const TensorRule* rule = config_.architecture->find(slot);
+      if (rule == nullptr) return;
+      std::string name = tensor_name(rule->hf, layer, false);
+      body(weight, name.substr(0, name.rfind('.')));
+    };
+    for (size_t i = 0; i < config_.layers; ++i) {
+      DecoderLayer& layer = weights_.layers[i];
+      named(Slot::kQuery, i, layer.query.weight);
+      named(Slot::kKey, i, layer.key.weight);
+      named(Slot::kValue, i, layer.value.weight);
+      named(Slot::kAttentionOutput, i, layer.attention_output.weight);
+      named(Slot::kGate, i, layer.gate.weight);
+      named(Slot::kUp, i, layer.up.weight);
+      named(Slot::kDown, i, layer.down.weight);
+    }
+    if (weights_.lm_head)
+      named(Slot::kLmHead, {}, *weights_.lm_head);
+    else
+      named(Slot::kEmbedding, {}, weights_.embedding);
   }
 
   ModelConfig config_;
@@ -194,6 +248,7 @@ class Decoder final : public Model {
   std::vector<float> frequencies_;  // radians per position of each rotated pair
   Activations activations_;
   AttentionSpace attention_space_;
+  ProductWatch* watch_ = nullptr;
 };
 
 }  // namespace

@@ -79,16 +79,19 @@ class Loader {
     const StoredTensor& tensor = get(name, expected);
     WeightMatrix weight = in_source([&] { return load(tensor); });
     if (const PackedMatrix* packed = weight.packed();
-        multiplied && options_.compute == Compute::kInt8 && packed != nullptr && Int8Matrix::accepts(*packed)) {
+        multiplied && at(Compute::kInt8) && packed != nullptr && Int8Matrix::accepts(*packed)) {
       WeightMatrix ordered(Int8Matrix{*packed});
       ordered.activations = weight.activations;
       weight = std::move(ordered);
     }
-    weight.bf16_products = multiplied && options_.compute == Compute::kBf16;
+    const bool stored_bf16 = weight.dense() != nullptr && weight.dense()->dtype == DType::kBF16;
+    weight.bf16_products = multiplied && at(Compute::kBf16) && (options_.compute != Compute::kAuto || stored_bf16);
     bytes_ += weight.bytes();
     if (multiplied) token_bytes_ += weight.bytes();
     return weight;
   }
+
+  bool at(Compute level) const { return options_.compute == level || options_.compute == Compute::kAuto; }
 
   WeightMatrix load(const StoredTensor& tensor) const {
     if (options_.replace)

@@ -25,6 +25,7 @@ enum class Compute : uint8_t {
   kFp32,  // packed weights are dequantized on the fly
   kBf16,  // as kFp32, but activations are rounded to bf16, and so are, for many tokens at once, weights with more bits
   kInt8,  // activations are quantized to int8 on the fly; weights that Int8Matrix does not accept stay at kFp32
+  kAuto,  // by the weight: kInt8 where it accepts it, kBf16 where it is stored so, else kFp32
 };
 
 struct LoadOptions {
@@ -36,6 +37,13 @@ struct LoadOptions {
   bool copy_dense = false;
   // Called for every matrix before it is loaded; a returned weight is used instead (quantization on the fly).
   std::function<std::optional<WeightMatrix>(const StoredTensor&)> replace;
+};
+
+// How far quantized activations moved the products of one weight.
+struct ProductCheck {
+  std::string name;       // "model.layers.3.mlp.down_proj"
+  double error = 0;       // |int8 - float| / |float|, Euclidean norms over all tokens
+  bool replaced = false;  // the weight computes in float from now on
 };
 
 class Model {
@@ -56,6 +64,10 @@ class Model {
   // Appends `tokens` to `cache`. logits is [tokens.size(), vocab], or [1, vocab] for the last token only.
   // Throws Error(kUsage) for ids outside the vocabulary and when the cache is full.
   virtual void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> logits) = 0;
+
+  // Runs `tokens` and compares what every weight at kInt8 gives with the same product in float, in the order of the
+  // layers. Weights that are off by more than `tolerance` compute in float from then on.
+  virtual std::vector<ProductCheck> check_products(std::span<const TokenId> tokens, double tolerance) = 0;
 };
 
 class KvCache {

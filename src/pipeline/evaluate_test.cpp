@@ -39,6 +39,7 @@ class FakeModel final : public Model {
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return 0; }
   size_t token_bytes() const override { return 0; }
+  std::vector<ProductCheck> check_products(std::span<const TokenId>, double) override { return {}; }
   std::unique_ptr<KvCache> make_cache(size_t capacity, CacheType) const override {
     return std::make_unique<FakeCache>(capacity);
   }

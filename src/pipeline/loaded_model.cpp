@@ -1,5 +1,8 @@
 #include "pipeline/loaded_model.h"
 
+#include <algorithm>
+
+#include "core/random.h"
 #include "model/load_tokenizer.h"
 #include "pipeline/on_the_fly.h"
 #include "pipeline/plan.h"
@@ -15,6 +18,17 @@ std::optional<QuantizeRequest> quantization(const ModelChoices& choices) {
   if (!choices.quant.empty()) apply_torchchat(std::string_view(choices.quant), request);
   if (choices.dtype) request.dtype = choices.dtype;
   return request;
+}
+
+// Where activations are massive, they are so at the first token of a text already; the others are seeded noise.
+std::vector<ProductCheck> check_compute(Model& model) {
+  constexpr size_t kTokens = 16;
+  constexpr double kTolerance = 0.05;  // of an output's norm; about ten times what int8 usually costs
+  Random random(0);
+  std::vector<TokenId> tokens(std::min(kTokens, model.config().max_positions));
+  for (TokenId& token : tokens)
+    token = static_cast<TokenId>(random.uniform() * static_cast<double>(model.config().vocab_size));
+  return model.check_products(tokens, kTolerance);
 }
 
 }  // namespace
@@ -53,6 +67,7 @@ LoadedModel load_model(const std::filesystem::path& path, const ModelChoices& ch
   options.compute = choices.compute;
   options.copy_dense = choices.copy_dense;
   loaded.model = Model::load(*loaded.source, options, progress);
+  if (choices.check_compute) loaded.checks = check_compute(*loaded.model);
   return loaded;
 }
 

@@ -29,8 +29,9 @@ struct ModelChoices {
   std::optional<DType> dtype;  // type of what is not quantized; default: as stored
   Compute compute = Compute::kFp32;
   bool copy_dense = false;     // see LoadOptions
-  std::string scheme;  // preset to quantize with on the fly, or ""
-  std::string quant;   // torchchat dictionary to quantize with on the fly, or ""
+  bool check_compute = false;  // compare kInt8 with float on a few tokens; see Model::check_products
+  std::string scheme;          // preset to quantize with on the fly, or ""
+  std::string quant;           // torchchat dictionary to quantize with on the fly, or ""
 };
 
 // A model ready to run with all that belongs to it.
@@ -40,6 +41,7 @@ struct LoadedModel {
   std::unique_ptr<Model> model;
   WeightTotals totals;                // on disk, or as `quantize` would have written what was quantized on the fly
   std::vector<std::string> warnings;  // of the plan on the fly
+  std::vector<ProductCheck> checks;   // with check_compute
 
   // Throws Error(kUsage) when there is no tokenizer.
   void need_tokenizer() const;

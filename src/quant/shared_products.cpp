@@ -9,8 +9,9 @@ namespace {
 
 // Can the product run with that of `first` in one pass over activations that are quantized once?
 bool joins(const WeightMatrix& w, const WeightMatrix& first) {
-  return w.int8() != nullptr && first.int8() != nullptr && w.activations.mode == ActivationSpec::Mode::kNone &&
-         first.activations.mode == ActivationSpec::Mode::kNone && share_activations(*w.int8(), *first.int8());
+  return w.int8() != nullptr && first.int8() != nullptr && !w.float_products && !first.float_products &&
+         w.activations.mode == ActivationSpec::Mode::kNone && first.activations.mode == ActivationSpec::Mode::kNone &&
+         share_activations(*w.int8(), *first.int8());
 }
 
 }  // namespace

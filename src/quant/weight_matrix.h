@@ -40,6 +40,7 @@ class WeightMatrix {
   // multiply() rounds x to bf16 and, where it serves its speed, weights that hold more bits; sums stay float.
   // Int8Matrix ignores it.
   bool bf16_products = false;
+  bool float_products = false;  // of an Int8Matrix, where its quantized activations cost too much
 
  private:
   std::variant<DenseMatrix, PackedMatrix, Int8Matrix> storage_;
