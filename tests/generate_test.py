@@ -118,7 +118,7 @@ class Generate(unittest.TestCase):
             (["--prompt-ids", "1", "-p", "x"], 2, "give one of them"),
             (["-p", "x"], 2, "tokenizer"),
             (["--prompt-ids", "1", "--compute", "int3"], 2, "--compute"),
-            (["--prompt-ids", "1", "--kv-cache", "q4"], 2, "--kv-cache"),
+            (["--prompt-ids", "1", "--kv-cache", "q3"], 2, "--kv-cache"),
             (["--prompt-ids", "1", "--top-p", "2"], 2, "top-p"),
             (["--prompt-ids", "1", "--system", "x"], 2, "--chat"),
         ]:

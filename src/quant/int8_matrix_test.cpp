@@ -53,7 +53,7 @@ void expect_product(const QuantizedMatrix& q, const std::vector<float>& x, size_
       std::vector<float> sizes = {0, 0};
       for (size_t c = b; c < end; ++c) sizes.push_back(std::abs(x[t * q.cols + c]));
       std::sort(sizes.rbegin(), sizes.rend());
-      const bool outlier = sizes[0] > 2 * sizes[1];
+      const bool outlier = sizes[0] > 3 * sizes[1];
       const float largest = outlier ? sizes[1] : sizes[0];
       for (size_t c = b; c < end; ++c) {
         const float value = x[t * q.cols + c];

@@ -26,11 +26,18 @@ void Outliers::split(size_t t, const float* x, float* rest) {
 }
 
 void Outliers::collect() {
+  columns_.clear();
+  if (tokens_ == 1) {  // all of its own, and in order already
+    for (uint32_t k = 0; k < counts_[0]; ++k) {
+      columns_.push_back(at_[k]);
+      at_[k] = k;
+    }
+    return;
+  }
   constexpr uint32_t kUnused = 0xffffffffu;
   std::fill_n(index_.begin(), cols_, kUnused);
   for (size_t t = 0; t < tokens_; ++t)
     for (size_t k = 0; k < counts_[t]; ++k) index_[at_[t * blocks_ + k]] = 0;
-  columns_.clear();
   for (size_t c = 0; c < cols_; ++c) {
     if (index_[c] == kUnused) continue;
     index_[c] = static_cast<uint32_t>(columns_.size());
