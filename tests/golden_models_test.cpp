@@ -55,7 +55,8 @@ struct Golden {
 };
 
 // Logits of `ids` fed `step` at a time.
-std::vector<float> run(Model& model, std::span<const TokenId> ids, size_t step, CacheType cache_type = CacheType::kF32) {
+std::vector<float> run(Model& model, std::span<const TokenId> ids, size_t step,
+                       CacheType cache_type = CacheType::kF32) {
   const size_t vocab = model.config().vocab_size;
   std::vector<float> logits(ids.size() * vocab);
   const auto cache = model.make_cache(ids.size(), cache_type);
