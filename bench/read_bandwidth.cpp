@@ -1,5 +1,5 @@
-// The bandwidth that a loop over weights can hope for: reads BYTES of memory on 2 MiB pages from end to end, as often as
-// asked, and prints the gigabytes per second of each time as a JSON list.
+// The bandwidth that a loop over weights can hope for: reads BYTES of memory on 2 MiB pages from end to end, as often
+// as asked, and prints the gigabytes per second of each time as a JSON list.
 //   read_bandwidth THREADS BYTES [TIMES]
 #include <cstdint>
 #include <cstdlib>

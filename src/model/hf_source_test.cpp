@@ -198,7 +198,8 @@ TEST(HfSource, WeightsAreViewsOfTheMapping) {
     EXPECT_EQ(seen, 15u);  // every matrix is offered
     EXPECT_EQ(reinterpret_cast<uintptr_t>(view->bytes.data()) % 2 == 0, aligned);
     std::vector<float> logits(256);
-    model->forward(std::vector<TokenId>{1, 2, 3}, *model->make_cache(3, CacheType::kBF16), matrix(logits.data(), 1, 256));
+    model->forward(std::vector<TokenId>{1, 2, 3}, *model->make_cache(3, CacheType::kBF16),
+                   matrix(logits.data(), 1, 256));
     EXPECT_THAT(logits, testing::Each(testing::Truly([](float logit) { return std::isfinite(logit); })));
   }
 }

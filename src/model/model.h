@@ -73,8 +73,8 @@ class Model {
 class KvCache {
  public:
   virtual ~KvCache() = default;
-  virtual size_t size() const = 0;           // tokens held
-  virtual size_t capacity() const = 0;       // tokens
+  virtual size_t size() const = 0;      // tokens held
+  virtual size_t capacity() const = 0;  // tokens
   // Forgets all but the first `tokens`. What a quantized cache holds of these is kept as it is.
   virtual void truncate(size_t tokens) = 0;
 };

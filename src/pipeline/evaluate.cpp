@@ -33,10 +33,7 @@ struct Runner {
   size_t vocab;
 
   Runner(Model& m, size_t ctx, size_t block, CacheType type)
-      : model(m),
-        cache(m.make_cache(ctx, type)),
-        logits(block * m.config().vocab_size),
-        vocab(m.config().vocab_size) {}
+      : model(m), cache(m.make_cache(ctx, type)), logits(block * m.config().vocab_size), vocab(m.config().vocab_size) {}
 
   MatrixView<float> run(std::span<const TokenId> tokens) {
     const auto out = matrix(logits.data(), tokens.size(), vocab);

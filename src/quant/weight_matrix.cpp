@@ -215,8 +215,7 @@ void multiply(const WeightMatrix& w, MatrixView<const float> x, const float* bia
   std::vector<float> once;
   if (w.activations.mode != ActivationSpec::Mode::kNone)
     x = quantize_activations(w.activations, x, x.rows <= kFewTokensDense ? kept : once);
-  if (const Int8Matrix* matrix = w.int8(); matrix != nullptr && !w.float_products)
-    return multiply(*matrix, x, bias, y);
+  if (const Int8Matrix* matrix = w.int8(); matrix != nullptr && !w.float_products) return multiply(*matrix, x, bias, y);
   if (few != nullptr) {
     multiply_few(*few, w, w.bf16_products ? round_to_bf16(x, kept) : x, bias, y);
     return;
