@@ -22,13 +22,13 @@ WeightMatrix weight(bool int8, size_t rows, size_t group) {
 // Runs of weights that can share, interrupted by such that cannot, and a run longer than what is handed over at once.
 TEST(SharedProducts, EqualTheSingleProducts) {
   std::vector<WeightMatrix> weights;
-  for (const size_t rows : {5, 16, 33, 7, 20, 18}) weights.push_back(weight(true, rows, 32));
+  for (const size_t rows : {5u, 16u, 33u, 7u, 20u, 18u}) weights.push_back(weight(true, rows, 32));
   weights.push_back(weight(false, 9, 32));
   weights.push_back(weight(true, 12, 48));
   weights.push_back(weight(true, 13, 32));
   weights.push_back(weight(true, 14, 32));
   weights.back().activations = {.mode = ActivationSpec::Mode::kDynamicPerToken};
-  for (const size_t tokens : {1, 3, 20}) {
+  for (const size_t tokens : {1u, 3u, 20u}) {
     Random random(tokens);
     std::vector<float> x(tokens * kCols);
     for (float& value : x) value = static_cast<float>(random.uniform() - 0.5);
