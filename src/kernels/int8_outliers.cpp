@@ -50,7 +50,8 @@ void load(const Int8Tile& w, const uint32_t* columns, size_t count, float* out, 
     unpacker.unpack(w.codes + block * int8_block_bytes(w.bits), w.bits, 1, steps);
     for (size_t r = 0; r < kInt8Rows; ++r) {
       const size_t at = group * kInt8Rows + r;
-      const auto code = static_cast<float>(steps[within / 4 * kInt8Vector + 4 * r + within % 4]);
+      const uint8_t bits = steps[within / 4 * kInt8Vector + 4 * r + within % 4];
+      const auto code = static_cast<float>(bits);
       const float scale = value_of(w.scales, w.scale_dtype, at);
       const auto zero = static_cast<float>(w.zeros != nullptr ? w.zeros[at] : w.zero);
       out[k * stride + r] =
