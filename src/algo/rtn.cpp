@@ -13,11 +13,12 @@ class Rtn final : public Algorithm {
  public:
   explicit Rtn(float clip) : clip_(clip) {}
 
-  QuantizedMatrix quantize(MatrixView<const float> weight, const QuantSpec& spec,
-                           std::pair<float, float> tensor_range) const override {
+  QuantizedMatrix quantize(const Rounding& rounding) const override {
+    const QuantSpec& spec = rounding.spec;
     if (spec.per_tensor)
-      return quantize_tensor(weight, spec, fit_range(spec, tensor_range.first, tensor_range.second, clip_));
-    return quantize_groups(weight, spec, [&](std::span<const float> group, uint8_t* codes) {
+      return quantize_tensor(rounding.weight, spec,
+                             fit_range(spec, rounding.tensor_range.first, rounding.tensor_range.second, clip_));
+    return quantize_groups(rounding.weight, spec, [&](std::span<const float> group, uint8_t* codes) {
       const GroupScale map = fit_group(spec, group, clip_);
       encode_group(spec, map, group, codes);
       return map;

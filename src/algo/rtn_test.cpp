@@ -14,7 +14,7 @@ using namespace testing_support;
 QuantizedMatrix quantized(const std::vector<float>& w, size_t rows, const QuantSpec& spec,
                           const AlgorithmSettings& settings = {}) {
   const auto [lo, hi] = std::minmax_element(w.begin(), w.end());
-  return make_algorithm("rtn", settings)->quantize(matrix(w.data(), rows, w.size() / rows), spec, {*lo, *hi});
+  return make_algorithm("rtn", settings)->quantize({matrix(w.data(), rows, w.size() / rows), spec, {*lo, *hi}});
 }
 
 TEST(Rtn, MatchesTheNumpyReference) {
@@ -50,16 +50,16 @@ TEST(EveryAlgorithm, EverySpecIsValidAndIndependentOfSlices) {
     const auto algorithm = make_algorithm(entry.name, {});
     for (QuantSpec spec : every_spec()) {
       if (spec.mins) {
-        EXPECT_THROW(algorithm->quantize(matrix(w.data(), rows, cols), spec, range), Error);
+        EXPECT_THROW(algorithm->quantize({matrix(w.data(), rows, cols), spec, range}), Error);
         continue;
       }
-      const QuantizedMatrix q = algorithm->quantize(matrix(w.data(), rows, cols), spec, range);
+      const QuantizedMatrix q = algorithm->quantize({matrix(w.data(), rows, cols), spec, range});
       ASSERT_NO_THROW(validate(q)) << describe(spec);
       ASSERT_EQ(q.spec, spec);
       for (size_t begin = 0; begin < rows; begin += 2) {
         const size_t end = std::min(rows, begin + 2);
         const MatrixView<const float> slice{w.data() + begin * cols, end - begin, cols, cols};
-        ASSERT_TRUE(same(algorithm->quantize(slice, spec, range), rows_of(q, begin, end)))
+        ASSERT_TRUE(same(algorithm->quantize({slice, spec, range}), rows_of(q, begin, end)))
             << entry.name << " " << describe(spec);
       }
       PackedMatrixBuilder builder(spec, rows, cols);
@@ -79,8 +79,8 @@ TEST(EveryAlgorithm, ReadsStridedRows) {
   for (const AlgorithmEntry& entry : algorithms()) {
     const auto algorithm = make_algorithm(entry.name, {});
     const QuantSpec spec{.bits = 4, .group = 16};
-    EXPECT_TRUE(same(algorithm->quantize({wide.data(), rows, cols, stride}, spec, {}),
-                     algorithm->quantize(matrix<const float>(dense.data(), rows, cols), spec, {})));
+    EXPECT_TRUE(same(algorithm->quantize({{wide.data(), rows, cols, stride}, spec}),
+                     algorithm->quantize({matrix<const float>(dense.data(), rows, cols), spec})));
   }
 }
 
@@ -109,8 +109,8 @@ TEST(Rtn, ClipShrinksTheRange) {
 
 TEST(Rtn, OneScalePerTensorComesFromTheGivenRange) {
   const std::vector<float> w = {1, -2, 3, 0.5f};
-  const auto q = make_algorithm("rtn", {})->quantize(matrix(w.data(), 2, 2),
-                                                     {.bits = 4, .group = 0, .per_tensor = true}, {-14.0f, 3.0f});
+  const auto q = make_algorithm("rtn", {})->quantize(
+      {matrix(w.data(), 2, 2), {.bits = 4, .group = 0, .per_tensor = true}, {-14.0f, 3.0f}});
   EXPECT_THAT(q.scales, testing::ElementsAre(2.0f));
   EXPECT_THAT(q.codes, testing::ElementsAre(8, 7, 10, 8));  // 0.5, -1, 1.5, 0.25 steps
 }

@@ -36,12 +36,13 @@ class Search final : public Algorithm {
     options_.both_signs = settings.find("signed")->second != 0;
   }
 
-  QuantizedMatrix quantize(MatrixView<const float> weight, const QuantSpec& spec,
-                           std::pair<float, float> tensor_range) const override {
+  QuantizedMatrix quantize(const Rounding& rounding) const override {
+    const QuantSpec& spec = rounding.spec;
     if (spec.per_tensor)
-      return quantize_tensor(weight, spec, fit_range(spec, tensor_range.first, tensor_range.second, 1.0f));
+      return quantize_tensor(rounding.weight, spec,
+                             fit_range(spec, rounding.tensor_range.first, rounding.tensor_range.second, 1.0f));
     Scratch scratch;
-    return quantize_groups(weight, spec, [&](std::span<const float> group, uint8_t* codes) {
+    return quantize_groups(rounding.weight, spec, [&](std::span<const float> group, uint8_t* codes) {
       return search_group(spec, group, scratch, codes);
     });
   }

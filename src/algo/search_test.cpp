@@ -42,7 +42,7 @@ std::vector<double> group_errors(const QuantizedMatrix& q, const std::vector<flo
 
 QuantizedMatrix run(std::string_view algorithm, const std::vector<float>& w, size_t rows, const QuantSpec& spec,
                     const AlgorithmSettings& settings = {}) {
-  return make_algorithm(algorithm, settings)->quantize(matrix(w.data(), rows, w.size() / rows), spec, {});
+  return make_algorithm(algorithm, settings)->quantize({matrix(w.data(), rows, w.size() / rows), spec});
 }
 
 TEST(Search, IsNeverWorseThanRoundToNearest) {

@@ -8,7 +8,7 @@
 namespace nibble {
 namespace {
 
-WeightMatrix quantize_weight(const PlannedTensor& planned, const Algorithm& algorithm) {
+WeightMatrix quantize_weight(const PlannedTensor& planned, const AlgorithmChain& algorithm) {
   const StoredTensor& source = *planned.source;
   const auto range = planned.spec->per_tensor ? tensor_range(source) : std::pair{0.0f, 0.0f};
   PackedMatrixBuilder builder(*planned.spec, source.rows(), source.cols());
@@ -18,7 +18,7 @@ WeightMatrix quantize_weight(const PlannedTensor& planned, const Algorithm& algo
     check_interrupted();
     const std::vector<float> weights = read_finite(source, slice.begin, slice.end);
     const MatrixView<const float> view = matrix(weights.data(), slice.end - slice.begin, source.cols());
-    builder.add(slice.begin, algorithm.quantize(view, *planned.spec, range));
+    builder.add(slice.begin, algorithm.quantize({view, *planned.spec, range}));
     source.release(slice.begin, slice.end);
   };
   parallel_for(slices.size(), 1, [&](size_t first, size_t last) {

@@ -203,11 +203,8 @@ class Planner {
 
   void finish(PlannedTensor planned) {
     const size_t count = element_count(planned.source->shape());
-    if (planned.action == PlannedTensor::Action::kQuantize && !plan_.algorithms.contains(planned.algorithm)) {
-      const auto settings = request_.settings.find(planned.algorithm);
-      plan_.algorithms[planned.algorithm] = make_algorithm(
-          planned.algorithm, settings == request_.settings.end() ? AlgorithmSettings{} : settings->second);
-    }
+    if (planned.action == PlannedTensor::Action::kQuantize && !plan_.algorithms.contains(planned.algorithm))
+      plan_.algorithms[planned.algorithm] = std::make_unique<AlgorithmChain>(planned.algorithm, request_.settings);
     plan_.tensors.push_back(std::move(planned));
     plan_.parameters += count;
   }
@@ -233,12 +230,13 @@ class Planner {
       throw Error(ErrorKind::kUsage,
                   "nothing to quantize; say how with --scheme NAME or --bits N (linears), --embedding or --lm-head "
                   "BITS[:GROUP], or a --rule that matches");
-    std::vector<std::string> used;
-    for (const auto& algorithm : plan_.algorithms) used.push_back(algorithm.first);
+    std::set<std::string> used;
+    for (const auto& algorithm : plan_.algorithms)
+      used.insert(algorithm.second->names().begin(), algorithm.second->names().end());
     for (const auto& [algorithm, settings] : request_.settings)
-      if (!plan_.algorithms.contains(algorithm))
+      if (!used.contains(algorithm))
         throw Error(ErrorKind::kUsage, cat("--set ", algorithm, ".", settings.begin()->first, ": '", algorithm,
-                                           "' is not used here; used: ", join(used, ", ")));
+                                           "' is not used here; used: ", join({used.begin(), used.end()}, ", ")));
   }
 
   const Source& source_;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "algo/chain.h"
 #include "core/json.h"
 #include "export/exporter.h"
 #include "model/architecture.h"
@@ -27,7 +28,7 @@ struct PlannedTensor {
   Action action = Action::kFloat;
   std::optional<QuantSpec> spec;  // unless kFloat
   ActivationSpec activations;
-  std::string algorithm;      // of kQuantize
+  std::string algorithm;      // of kQuantize: a chain, "awq,gptq"
   DType dtype = DType::kF32;  // of kFloat; for the others what they dequantize to
   std::string reason;         // "scheme W4A16", "--skip 'lm_head'", "norm"
   std::string fallback;       // "group 128 does not divide 576 columns: 64", or empty
@@ -43,8 +44,8 @@ struct QuantizePlan {
   std::vector<PlannedTensor> tensors;
   DType dtype = DType::kF32;  // of what is not quantized
   bool tied_embeddings = false;
-  std::string embedding;                                                            // name of the token embedding
-  std::map<std::string, std::unique_ptr<const Algorithm>, std::less<>> algorithms;  // those that are used, by name
+  std::string embedding;                                                                 // name of the token embedding
+  std::map<std::string, std::unique_ptr<const AlgorithmChain>, std::less<>> algorithms;  // those that are used
   std::vector<std::string> warnings;  // what the user may not expect: fallbacks, patterns without a match, requantizing
   size_t parameters = 0;              // of the output, a tied matrix counted once
   size_t bytes_before = 0;

@@ -106,10 +106,10 @@ class Run {
     switch (planned.action) {
       case Action::kQuantize: {
         std::vector<float> weights = read_finite(source, slice.begin, slice.end);
-        const Algorithm& algorithm = *plan_.algorithms.find(planned.algorithm)->second;
+        const AlgorithmChain& algorithm = *plan_.algorithms.find(planned.algorithm)->second;
         const MatrixView<const float> view =
             matrix<const float>(weights.data(), slice.end - slice.begin, source.cols());
-        const QuantizedMatrix quantized = algorithm.quantize(view, *planned.spec, ranges_[slice.tensor]);
+        const QuantizedMatrix quantized = algorithm.quantize({view, *planned.spec, ranges_[slice.tensor]});
         check_scales(quantized, slice);
         for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, quantized);
         energies_[index] = measure(weights, quantized);

@@ -94,7 +94,7 @@ TEST_P(RoundTrip, ReadsBackWhatTheAlgorithmMade) {
     const std::vector<float> weights = values(original);
     const auto [lo, hi] = std::minmax_element(weights.begin(), weights.end());
     const QuantizedMatrix want =
-        algorithm->quantize(matrix(weights.data(), original.rows(), original.cols()), layer.spec, {*lo, *hi});
+        algorithm->quantize({matrix(weights.data(), original.rows(), original.cols()), layer.spec, {*lo, *hi}});
     const QuantizedMatrix got = stored.read_codes(0, stored.rows());
     EXPECT_EQ(got.codes, want.codes) << layer.name;
     EXPECT_EQ(got.scales, want.scales) << layer.name;
