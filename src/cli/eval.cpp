@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "core/usage.h"
 #include "formats/safetensors.h"
+#include "pipeline/chat.h"
 #include "pipeline/evaluate.h"
 #include "pipeline/gate.h"
 #include "pipeline/loaded_model.h"
@@ -67,17 +68,6 @@ void write_logits(const Options& o) {
   o.common.emit({{"tokens", ids.size()}, {"vocab_size", vocab}, {"logits", o.logits}, {"seconds", seconds}});
 }
 
-std::optional<TokenId> bos_token(const std::string& choice, const LoadedModel& loaded) {
-  if (choice == "no") return std::nullopt;
-  // What the tokenizer itself puts in front of a text.
-  const std::vector<TokenId> with = loaded.tokenizer->encode("a", true), without = loaded.tokenizer->encode("a", false);
-  if (!with.empty() && !without.empty() && with.front() != without.front()) return with.front();
-  if (choice == "auto") return std::nullopt;
-  if (const auto id = find_size(loaded.source->config(), "bos_token_id"))
-    return checked_cast<TokenId>(*id, "config.json: bos_token_id");
-  throw Error(ErrorKind::kUsage, "--bos yes: neither the tokenizer nor config.json names a BOS token");
-}
-
 OrderedJson to_json(const Distribution& d) {
   return {{"mean", d.mean}, {"median", d.median}, {"p90", d.p90}, {"p99", d.p99}, {"p999", d.p999}, {"max", d.max}};
 }
@@ -119,7 +109,9 @@ void run(const Options& o) {
     if (!o.text.empty()) {
       loaded.need_tokenizer();
       tokens = with_context([&] { return o.text; }, [&] { return loaded.tokenizer->encode(text, false); });
-      eval.bos = bos_token(o.bos, loaded);
+      eval.bos =
+          with_context([] { return "--bos"; },
+                       [&] { return bos_token(parse_bos_choice(o.bos), *loaded.source, loaded.tokenizer.get()); });
     } else {
       if (eval.chunks == 0) eval.chunks = 8;
       o.common.note(ref ? "no --text: sampling it from the reference model"

@@ -25,6 +25,8 @@ struct Options {
   Common common;
   std::string model, out;
   std::string recipe, quant, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype, format = "hf";
+  std::string calib_bos;
+  CalibrationChange calibration;
   std::optional<int> bits;
   bool sym = false, asym = false, full_range = false, force = false, no_fallback = false, dry_run = false;
   std::vector<std::string> skip, rules, settings, gates;
@@ -61,6 +63,11 @@ QuantizeRequest request_of(const Options& o) {
   for (const std::string& text : o.rules) request.rules.push_back(parse_rule(text));
   if (!o.algorithm.empty()) request.algorithm = o.algorithm;
   for (const std::string& text : o.settings) flag("--set", [&] { parse_setting(text, request); });
+  if (o.calibration.from) request.calibration.from = o.calibration.from;
+  if (o.calibration.samples) request.calibration.samples = o.calibration.samples;
+  if (o.calibration.seqlen) request.calibration.seqlen = o.calibration.seqlen;
+  if (o.calibration.seed) request.calibration.seed = o.calibration.seed;
+  if (!o.calib_bos.empty()) flag("--calib-bos", [&] { request.calibration.bos = parse_bos_choice(o.calib_bos); });
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
   if (o.no_fallback) request.allow_fallback = false;
   return request;
@@ -162,6 +169,25 @@ void add_quantize(CLI::App& app) {
       ->trigger_on_parse()
       ->group(how);
   verb.add_flag("--no-fallback", o->no_fallback, "a preset's group that does not divide a row is an error")->group(how);
+
+  const std::string calibration = "Calibration (algorithms that look at activations)";
+  verb.add_option("--calib", o->calibration.from,
+                  "self (default): text sampled from the model; or a file: .txt, .jsonl with `text`, `messages` or "
+                  "`ids` in each line")
+      ->type_name("FILE")
+      ->group(calibration);
+  verb.add_option("--samples", o->calibration.samples, "documents to use, at most (default 128)")
+      ->type_name("N")
+      ->group(calibration);
+  verb.add_option("--seqlen", o->calibration.seqlen, "tokens of a document (default 512)")
+      ->type_name("N")
+      ->group(calibration);
+  verb.add_option("--seed", o->calibration.seed, "of the sampled text (default 0)")->type_name("N")->group(calibration);
+  verb.add_option("--calib-bos", o->calib_bos,
+                  "put BOS in the place of each document's first token: no (default), yes, or auto: if the tokenizer "
+                  "adds it")
+      ->type_name("CHOICE")
+      ->group(calibration);
 
   std::vector<std::string> formats;
   for (const ExporterEntry& entry : exporters()) formats.push_back(cat(entry.name, " (", entry.summary, ")"));

@@ -74,6 +74,13 @@ void add_ids(const Json& config, const std::string& where, std::vector<TokenId>&
     add(*value);
 }
 
+std::optional<TokenId> tokenizer_eos(const Source& source, const Tokenizer& tokenizer) {
+  const Json config = side_json(source, "tokenizer_config.json");
+  const Json* value = find(config, "eos_token");
+  const auto text = value ? token_text(*value) : std::nullopt;
+  return text ? tokenizer.find(*text) : std::nullopt;
+}
+
 }  // namespace
 
 ChatFormat::ChatFormat(const Source& source, const Tokenizer& tokenizer)
@@ -82,8 +89,8 @@ ChatFormat::ChatFormat(const Source& source, const Tokenizer& tokenizer)
           with_context([&] { return source.path().string(); }, [&] { return ChatTemplate(find_template(source)); })),
       variables_(special_tokens(source, tokenizer)) {}
 
-std::vector<TokenId> ChatFormat::encode(const std::vector<ChatMessage>& messages) const {
-  return tokenizer_.encode(template_.render(messages, /*add_generation_prompt=*/true, variables_),
+std::vector<TokenId> ChatFormat::encode(const std::vector<ChatMessage>& messages, bool for_answer) const {
+  return tokenizer_.encode(template_.render(messages, /*add_generation_prompt=*/for_answer, variables_),
                            /*add_special=*/false);
 }
 
@@ -93,12 +100,38 @@ std::vector<TokenId> eos_tokens(const Source& source, const Tokenizer* tokenizer
   add_ids(source.config(), cat(path, ": config.json"), ids);
   add_ids(side_json(source, "generation_config.json"), cat(path, ": generation_config.json"), ids);
   if (tokenizer)
-    if (const Json config = side_json(source, "tokenizer_config.json"); const Json* value = find(config, "eos_token"))
-      if (const auto text = token_text(*value))
-        if (const auto id = tokenizer->find(*text)) ids.push_back(*id);
+    if (const auto id = tokenizer_eos(source, *tokenizer)) ids.push_back(*id);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
+}
+
+std::optional<TokenId> text_end(const Source& source, const Tokenizer& tokenizer) {
+  if (const auto id = tokenizer_eos(source, tokenizer)) return id;
+  const std::string path = source.path().string();
+  std::vector<TokenId> ids;
+  add_ids(source.config(), cat(path, ": config.json"), ids);
+  add_ids(side_json(source, "generation_config.json"), cat(path, ": generation_config.json"), ids);
+  return ids.empty() ? std::nullopt : std::optional(ids.front());
+}
+
+BosChoice parse_bos_choice(std::string_view text) {
+  if (text == "no") return BosChoice::kNo;
+  if (text == "auto") return BosChoice::kAuto;
+  if (text == "yes") return BosChoice::kYes;
+  throw Error(ErrorKind::kUsage, cat("'", text, "' is not auto, yes or no"));
+}
+
+std::optional<TokenId> bos_token(BosChoice choice, const Source& source, const Tokenizer* tokenizer) {
+  if (choice == BosChoice::kNo) return std::nullopt;
+  if (tokenizer) {
+    const std::vector<TokenId> with = tokenizer->encode("a", true), without = tokenizer->encode("a", false);
+    if (!with.empty() && !without.empty() && with.front() != without.front()) return with.front();
+  }
+  if (choice == BosChoice::kAuto) return std::nullopt;
+  if (const auto id = find_size(source.config(), "bos_token_id"))
+    return checked_cast<TokenId>(*id, "config.json: bos_token_id");
+  throw Error(ErrorKind::kUsage, "neither the tokenizer nor config.json names a BOS token");
 }
 
 }  // namespace nibble

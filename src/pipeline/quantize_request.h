@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "algo/algorithm.h"
+#include "pipeline/calibration_choice.h"
 #include "quant/spec.h"
 
 namespace nibble {
@@ -52,6 +53,7 @@ struct QuantizeRequest {
   std::vector<Rule> rules;        // the last match wins
   std::optional<std::string> algorithm;
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
+  CalibrationChange calibration;
   std::optional<DType> dtype;                                      // of what is not quantized
   bool allow_fallback = true;  // a preset's group may shrink until it divides the row
 };

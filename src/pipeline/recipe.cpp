@@ -22,6 +22,12 @@ long long integer_of(const Json& value) {
                                                                                    : value.get<int64_t>();
 }
 
+size_t count_of(const Json& value) {
+  const long long count = integer_of(value);
+  if (count < 0) throw Error(ErrorKind::kUsage, cat("should not be negative, found ", count));
+  return static_cast<size_t>(count);
+}
+
 bool flag_of(const Json& value) {
   if (!value.is_boolean()) throw Error(ErrorKind::kUsage, cat("should be true or false, found ", value.dump()));
   return value.get<bool>();
@@ -73,6 +79,11 @@ const std::map<std::string, Apply, std::less<>>& keys() {
        }},
       {"algorithm", [](const Json& v, QuantizeRequest& r) { r.algorithm = text_of(v); }},
       {"set", apply_settings},
+      {"calib", [](const Json& v, QuantizeRequest& r) { r.calibration.from = text_of(v); }},
+      {"samples", [](const Json& v, QuantizeRequest& r) { r.calibration.samples = count_of(v); }},
+      {"seqlen", [](const Json& v, QuantizeRequest& r) { r.calibration.seqlen = count_of(v); }},
+      {"seed", [](const Json& v, QuantizeRequest& r) { r.calibration.seed = count_of(v); }},
+      {"calib-bos", [](const Json& v, QuantizeRequest& r) { r.calibration.bos = parse_bos_choice(text_of(v)); }},
       {"quant",
        [](const Json& v, QuantizeRequest& r) {
          if (v.is_string())
