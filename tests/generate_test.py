@@ -91,6 +91,13 @@ class Generate(unittest.TestCase):
             self.assertTrue(0 < check["error"] < 0.05, check)
             self.assertFalse(check["replaced"])
         self.assertEqual(self.json("--prompt-ids", "1,5", "-n", 1, "--check-compute")["compute_check"], [])
+        # eval --logits says the same.
+        logits = self.model.parent / "logits.safetensors"
+        command = [NIBBLE, "eval", self.model, "--ids", "1,5", "--logits", logits, "--scheme", "w4a16", "--compute", "int8", "--check-compute", "--json", "-"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["compute_check"], result["compute_check"])
+        self.assertIn("compute check: ", done.stderr)
 
     def test_bench(self):
         command = [NIBBLE, "bench", self.model, "-p", "20", "-n", "8", "-t", "1,2", "-r", "2", "--json", "-"]

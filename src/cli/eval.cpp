@@ -54,6 +54,7 @@ void write_logits(const Options& o) {
     throw Error(ErrorKind::kUsage, "--ids and --logits go together: --ids 1,2,3 --logits FILE.safetensors");
   const std::vector<TokenId> ids = parse_ids(o.ids);
   const LoadedModel loaded = load_model(o.model, o.flags.choices(), *o.common.progress("load"));
+  o.flags.note_load(loaded, o.common);
   const size_t vocab = loaded.model->config().vocab_size;
   std::vector<float> logits(ids.size() * vocab);
   const auto cache = loaded.model->make_cache(ids.size(), o.eval.cache);
@@ -65,7 +66,9 @@ void write_logits(const Options& o) {
   writer.write(0, 0, std::as_bytes(std::span(logits)));
   writer.finish();
   staged.commit();
-  o.common.emit({{"tokens", ids.size()}, {"vocab_size", vocab}, {"logits", o.logits}, {"seconds", seconds}});
+  OrderedJson result = {{"tokens", ids.size()}, {"vocab_size", vocab}, {"logits", o.logits}, {"seconds", seconds}};
+  o.flags.add_checks(loaded, result);
+  o.common.emit(result);
 }
 
 OrderedJson to_json(const Distribution& d) {

@@ -176,7 +176,9 @@ void converse(const Options& o, Generator& generator, const ChatFormat& format) 
   OrderedJson conversation = OrderedJson::array();
   for (const ChatMessage& message : messages)
     conversation.push_back({{"role", message.role}, {"content", message.content}});
-  o.common.emit({{"messages", conversation}, {"turns", turns}});
+  OrderedJson result = {{"messages", conversation}, {"turns", turns}};
+  o.flags.add_checks(generator.loaded(), result);
+  o.common.emit(result);
 }
 
 void run(const Options& o) {

@@ -59,7 +59,7 @@ struct Chunk {
 
 }  // namespace
 
-std::shared_ptr<std::byte> weight_memory(size_t bytes) {
+std::shared_ptr<std::byte> weight_memory(size_t bytes) try {
   if (bytes < kSmall) return small_block(bytes);
   if (bytes > kChunk / 2) {
     const auto mapping = std::make_shared<Mapping>(round_up(bytes, kHugePage));
@@ -76,6 +76,8 @@ std::shared_ptr<std::byte> weight_memory(size_t bytes) {
   std::byte* const block = chunk->mapping.data() + chunk->used;
   chunk->used += std::min(round_up(bytes, kWeightAlignment), kChunk - chunk->used);
   return {chunk, block};
+} catch (const std::bad_alloc&) {
+  throw_no_memory(bytes);
 }
 
 }  // namespace nibble

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <new>
 
 #include "core/checked.h"
-#include "core/text.h"
 #include "kernels/kernels.h"
 
 namespace nibble {
@@ -45,18 +43,11 @@ SlabCache::SlabCache(size_t layers, size_t kv_heads, size_t head_dim, size_t cap
       type_(type),
       layers_(layers) {
   const KvFormat format = format_of(type);
-  const size_t layer_bytes = KvStore::bytes(format, kv_heads, width_, capacity);
-  try {
-    for (Layer& layer : layers_) {
-      layer.all = KvStore(format, kv_heads, width_, capacity);
-      if (type != CacheType::kQ4) continue;
-      layer.first = KvStore(KvFormat::kF16, kv_heads, width_, kFirstExact);
-      layer.recent = KvStore(KvFormat::kF16, kv_heads, width_, std::min(kRecentRows, round_up(capacity, kKvPanel)));
-    }
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorKind::kUsage, cat("no memory for a cache of ", capacity, " tokens (",
-                                       format_bytes(checked_mul(layer_bytes, layers, "the cache's size")),
-                                       "); try fewer tokens or a smaller type"));
+  for (Layer& layer : layers_) {
+    layer.all = KvStore(format, kv_heads, width_, capacity);
+    if (type != CacheType::kQ4) continue;
+    layer.first = KvStore(KvFormat::kF16, kv_heads, width_, kFirstExact);
+    layer.recent = KvStore(KvFormat::kF16, kv_heads, width_, std::min(kRecentRows, round_up(capacity, kKvPanel)));
   }
 }
 
@@ -72,14 +63,14 @@ void SlabCache::begin_pass(size_t count) {
   if (size_ + count - recent_base_ <= layers_[0].recent.capacity()) return;
   const size_t keep = std::min(kLastExact, size_ - recent_base_);
   const size_t base = (size_ - keep) / kKvPanel * kKvPanel, kept = size_ - base;
-  for (Layer& layer : layers_)
-    if (kept + count <= layer.recent.capacity()) {
-      layer.recent.take(layer.recent, base - recent_base_, kept);
-    } else {
-      KvStore larger(KvFormat::kF16, kv_heads_, width_, kept + count);
-      larger.take(layer.recent, base - recent_base_, kept);
-      layer.recent = std::move(larger);
-    }
+  std::vector<KvStore> larger;  // of all layers before the first changes: where memory ends, the cache is as it was
+  while (kept + count > layers_[0].recent.capacity() && larger.size() < layers_.size())
+    larger.emplace_back(KvFormat::kF16, kv_heads_, width_, kept + count);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    KvStore& recent = layers_[i].recent;
+    (larger.empty() ? recent : larger[i]).take(recent, base - recent_base_, kept);
+    if (!larger.empty()) recent = std::move(larger[i]);
+  }
   recent_base_ = base;
   exact_from_ = std::max(exact_from_, base);
 }

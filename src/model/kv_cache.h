@@ -32,7 +32,8 @@ class SlabCache final : public KvCache {
   // that far back, those before it are seen in 4 bits although they are among the last 32 again.
   void truncate(size_t tokens) override;
 
-  // Room for `count` tokens after the held ones; call before a pass stores its first.
+  // Room for `count` tokens after the held ones; call before a pass stores its first. Throws Error(kUsage) where there
+  // is no memory; then the cache is as it was.
   void begin_pass(size_t count);
   // Writes the row of one head at `position`, size() or later. key, value: [head_dim], and are changed (rotated).
   // Different positions and heads may be written at the same time.

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "core/checked.h"
+#include "core/error.h"
 #include "core/half.h"
+#include "core/text.h"
 #include "kernels/kernels.h"
 
 namespace nibble {
@@ -33,6 +36,13 @@ size_t row_bytes(KvFormat format, size_t width) {
 
 size_t row_scales(KvFormat format, size_t width) {
   return format == KvFormat::kQ8 || format == KvFormat::kQ4 ? width / kKvBlock : 0;
+}
+
+std::unique_ptr<std::byte[]> allocate(size_t bytes, size_t capacity) try {
+  return std::make_unique_for_overwrite<std::byte[]>(bytes);
+} catch (const std::bad_alloc&) {
+  throw Error(ErrorKind::kUsage, cat("no memory for the keys and values of ", capacity, " tokens (",
+                                     format_bytes(bytes), " a layer); try fewer tokens or a smaller type of cache"));
 }
 
 // The 32 codes of a block as they are stored, and their scale; returns the bytes.
@@ -78,7 +88,7 @@ KvStore::KvStore(KvFormat format, size_t heads, size_t width, size_t capacity)
       capacity_(round_up(capacity, kKvPanel)),
       row_bytes_(row_bytes(format, width)),
       row_scales_(row_scales(format, width)),
-      slab_(std::make_unique_for_overwrite<std::byte[]>(bytes(format, heads, width, capacity))) {}
+      slab_(allocate(bytes(format, heads, width, capacity), capacity)) {}
 
 KvStore::Part KvStore::part(size_t head, bool values) const {
   const size_t data = row_bytes_ * capacity_, scales = row_scales_ * sizeof(uint16_t) * capacity_;

@@ -11,11 +11,11 @@ namespace nibble {
 class KvStore {
  public:
   KvStore() = default;
-  // width: columns of a row, a multiple of 16, for quantized formats of 32. Throws std::bad_alloc, and Error(kUsage)
-  // where the size exceeds what can be addressed.
+  // width: columns of a row, a multiple of 16, for quantized formats of 32. Throws Error(kUsage) where
+  // there is no memory.
   KvStore(kernels::KvFormat format, size_t heads, size_t width, size_t capacity);
 
-  static size_t bytes(kernels::KvFormat format, size_t heads, size_t width, size_t capacity);  // throws Error(kUsage)
+  static size_t bytes(kernels::KvFormat format, size_t heads, size_t width, size_t capacity);  // throws as well
 
   size_t capacity() const { return capacity_; }  // a multiple of 16
   // Writes one position, rounded to the format. key, value: [width]. Different heads or positions may be written at the

@@ -61,7 +61,7 @@ inline bool share_activations(const Int8Matrix& a, const Int8Matrix& b) {
 // y = x w^T + bias for each product, where all weights share their activations and there is at least one: x [tokens,
 // cols], but for its outliers (kernels/int8_outliers.h), is quantized to int8 in groups of 32 columns once, and all
 // weights are multiplied in one parallel region. The sums of a row are formed in an order that depends on neither
-// threads, the number of tokens nor the other products. After the first call of a size nothing is allocated.
+// threads, the number of tokens nor the other products. After its first call of a size a thread allocates nothing.
 void multiply(std::span<const Int8Product> products, MatrixView<const float> x);
 void multiply(const Int8Matrix& w, MatrixView<const float> x, const float* bias, MatrixView<float> y);
 

@@ -132,11 +132,12 @@ float* rest_of(const Extents& e) {
   return scratch.take<float>(e.cols);
 }
 
-// [columns, rows]: the columns of a weight that meet outliers. One for each worker.
+// [columns, rows]: the columns of a weight that meet outliers. One for each worker; room for as many as there can be,
+// so that a later token with more of them allocates nothing.
 float* columns_of(const Outliers& outliers, size_t rows) {
   static thread_local Scratch scratch;
-  scratch.reserve(outliers.columns() * rows * sizeof(float) + 64);
-  return scratch.take<float>(outliers.columns() * rows);
+  scratch.reserve(outliers.most_columns() * rows * sizeof(float) + 64);
+  return scratch.take<float>(outliers.most_columns() * rows);
 }
 
 // Straight from the packed tiles.

@@ -47,6 +47,8 @@ void Outliers::collect() {
     for (size_t k = 0; k < counts_[t]; ++k) at_[t * blocks_ + k] = index_[at_[t * blocks_ + k]];
 }
 
+size_t Outliers::most_columns() const { return std::min(cols_, tokens_ * blocks_); }
+
 void Outliers::load(const kernels::Int8Tile& w, float* out, size_t stride) const noexcept {
   active_outliers().load(w, columns_.data(), columns_.size(), out, stride);
 }

@@ -18,8 +18,8 @@ class Outliers {
   // Once all tokens are split: collects the columns that any of them needs.
   void collect();
 
-  size_t columns() const { return columns_.size(); }
-  // Those columns of the 16 rows of a tile: out[k * stride + r] for k < columns().
+  size_t most_columns() const;  // that tokens of that number could need
+  // The collected columns of the 16 rows of a tile: out[k * stride + r] for k < most_columns() or fewer.
   void load(const kernels::Int8Tile& w, float* out, size_t stride) const noexcept;
   // Adds token t's outliers times the loaded columns of `rows` rows to y [rows].
   void add(size_t t, const float* loaded, size_t rows, float* y) const noexcept;
