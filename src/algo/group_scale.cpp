@@ -86,6 +86,12 @@ float storable_scale(float scale, DType dtype) {
   return std::copysign(std::clamp(magnitude, smallest, largest), scale);
 }
 
+float storable_min(float min, DType dtype) {
+  if (dtype == DType::kF16) return std::clamp(f16_to_f32(f32_to_f16(min)), -65504.0f, 65504.0f);
+  const float largest = dtype == DType::kBF16 ? bf16_to_f32(0x7f7f) : std::numeric_limits<float>::max();
+  return std::clamp(dtype == DType::kBF16 ? bf16_to_f32(f32_to_bf16(min)) : min, -largest, largest);
+}
+
 GroupScale fit_range(const QuantSpec& spec, float lo, float hi, float clip) {
   if (lo == 0.0f && hi == 0.0f) return {};
   const float extreme = -lo >= hi ? lo : hi;

@@ -17,6 +17,8 @@ struct GroupScale {
 // `scale` rounded to `dtype`. What would become 0 becomes the smallest scale that is kept (2^-24 in F16, 2^-126
 // otherwise), what would overflow becomes the largest finite one: such groups lose precision or range, never give NaN.
 float storable_scale(float scale, DType dtype);
+// The same for a stored min: 0 is one, and what is too small becomes 0.
+float storable_min(float min, DType dtype);
 
 // The round-to-nearest map of weights in [lo, hi] (finite), with the range multiplied by `clip`:
 //   symmetric    scale = absmax / (2^(bits-1) - 1)

@@ -22,7 +22,9 @@ TEST(Algorithms, AreListedWithSaneOptions) {
       EXPECT_LE(option.value, option.high) << entry.name << "." << option.name;
       EXPECT_FALSE(option.help.empty());
     }
-    EXPECT_NE(make_algorithm(entry.name, {}), nullptr);
+    EXPECT_TRUE(entry.make || entry.make_equalizer);
+    EXPECT_TRUE(!entry.make || make_algorithm(entry.name, {}));
+    EXPECT_TRUE(!entry.make_equalizer || entry.make_equalizer(complete_settings(entry, {})));
   }
 }
 
