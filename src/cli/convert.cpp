@@ -25,7 +25,8 @@ void run(const Options& o) {
   if (!o.dtype.empty()) dtype = parse_float_dtype(o.dtype);
   const auto source = Source::open(o.model);
   const QuantizePlan plan = make_convert_plan(*source, dtype, format);
-  const QuantizeResult result = run_plan(*source, plan, {&format}, o.out, o.force, *o.common.progress("convert"));
+  const QuantizeResult result =
+      run_plan(*source, plan, {&format}, o.out, {.force = o.force}, *o.common.progress("convert"));
   if (o.common.prints() && !o.common.quiet) std::cout << summary(result, plan) << "written   " << o.out << '\n';
   o.common.emit(to_json(result, plan));
 }

@@ -25,10 +25,11 @@ struct Options {
   Common common;
   std::string model, out;
   std::string recipe, quant, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype, format = "hf";
-  std::string calib_bos;
+  std::string calib_bos, compute, memory;
   CalibrationChange calibration;
   std::optional<int> bits;
-  bool sym = false, asym = false, full_range = false, force = false, no_fallback = false, dry_run = false;
+  bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
+       no_fallback = false, dry_run = false;
   std::vector<std::string> skip, rules, settings, gates;
 };
 
@@ -67,6 +68,9 @@ QuantizeRequest request_of(const Options& o) {
   if (o.calibration.samples) request.calibration.samples = o.calibration.samples;
   if (o.calibration.seqlen) request.calibration.seqlen = o.calibration.seqlen;
   if (o.calibration.seed) request.calibration.seed = o.calibration.seed;
+  if (!o.compute.empty()) flag("--compute", [&] { request.bf16 = parse_calibration_compute(o.compute); });
+  if (o.no_true_sequential) request.true_sequential = false;
+  if (!o.memory.empty()) flag("--memory", [&] { request.memory = parse_bytes(o.memory); });
   if (!o.calib_bos.empty()) flag("--calib-bos", [&] { request.calibration.bos = parse_bos_choice(o.calib_bos); });
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
   if (o.no_fallback) request.allow_fallback = false;
@@ -92,7 +96,8 @@ void run(const Options& o) {
     o.common.emit(result);
     return check_gates(gates, result);
   }
-  const QuantizeResult result = run_plan(*source, plan, formats, o.out, o.force, *o.common.progress("quantize"));
+  const QuantizeResult result =
+      run_plan(*source, plan, formats, o.out, {o.force, o.resume}, *o.common.progress("quantize"));
   const OrderedJson json = to_json(result, plan);
   if (o.common.prints() && !o.common.quiet) std::cout << summary(result, plan) << "written   " << o.out << '\n';
   o.common.emit(json);
@@ -183,6 +188,18 @@ void add_quantize(CLI::App& app) {
       ->type_name("N")
       ->group(calibration);
   verb.add_option("--seed", o->calibration.seed, "of the sampled text (default 0)")->type_name("N")->group(calibration);
+  verb.add_option(
+          "--compute", o->compute,
+          "fp32 or bf16: arithmetic of the calibration forward (default bf16 where the CPU has such instructions)")
+      ->type_name("NAME")
+      ->group(calibration);
+  verb.add_flag("--no-true-sequential", o->no_true_sequential,
+                "take a layer's inputs from the block's float weights instead of its layers quantized so far")
+      ->group(calibration);
+  verb.add_option("--memory", o->memory,
+                  "for activations, such as 1G (default 256Mi); beyond it they go to a file in OUT.partial")
+      ->type_name("SIZE")
+      ->group(calibration);
   verb.add_option("--calib-bos", o->calib_bos,
                   "put BOS in the place of each document's first token: no (default), yes, or auto: if the tokenizer "
                   "adds it")
@@ -201,6 +218,8 @@ void add_quantize(CLI::App& app) {
       ->type_name("TYPE")
       ->group(output);
   verb.add_flag("--force", o->force, "replace OUT if it exists")->group(output);
+  verb.add_flag("--resume", o->resume, "continue an interrupted run with calibration behind its last finished block")
+      ->group(output);
   verb.add_flag("--dry-run", o->dry_run, "print the plan, do nothing")->group(output);
   verb.add_option("--fail-if", o->gates,
                   "exit with 3 when this holds for the JSON result, such as 'bpw>4.6'; repeatable")

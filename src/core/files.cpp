@@ -133,10 +133,11 @@ void copy_file_synced(const fs::path& from, const fs::path& to) {
   file.sync_and_close();
 }
 
-StagedOutput::StagedOutput(fs::path destination, bool folder, bool force)
+StagedOutput::StagedOutput(fs::path destination, bool folder, bool force, bool resume)
     : destination_(normalized(destination)), staging_(with_suffix(destination_, ".partial")), force_(force) {
   if (!force_ && occupied(destination_)) throw already_exists(destination_);
   std::error_code ignored;
+  if (resume && fs::is_directory(staging_, ignored)) return;
   fs::remove_all(staging_, ignored);
   if (folder) {
     if (::mkdir(staging_.c_str(), 0777) != 0) throw io_error(cat("cannot create ", staging_.string()), errno);
@@ -147,16 +148,24 @@ StagedOutput::StagedOutput(fs::path destination, bool folder, bool force)
 
 StagedOutput::~StagedOutput() {
   std::error_code ignored;
-  if (!committed_) fs::remove_all(staging_, ignored);
+  if (!committed_ && !keep_) fs::remove_all(staging_, ignored);
 }
 
-void StagedOutput::commit() {
-  sync_path(staging_);
+void StagedOutput::commit() { place(staging_); }
+
+void StagedOutput::commit(const fs::path& name) {
+  place(staging_ / name);
+  std::error_code ignored;
+  fs::remove_all(staging_, ignored);
+}
+
+void StagedOutput::place(const fs::path& finished) {
+  sync_path(finished);
   if (occupied(destination_)) {
     if (!force_) throw already_exists(destination_);
-    replace_path(staging_, destination_);
+    replace_path(finished, destination_);
   } else {
-    rename_path(staging_, destination_);
+    rename_path(finished, destination_);
   }
   committed_ = true;
   sync_path(destination_.has_parent_path() ? destination_.parent_path() : fs::path("."));

@@ -40,10 +40,10 @@ void copy_file_synced(const std::filesystem::path& from, const std::filesystem::
 class StagedOutput {
  public:
   // A file or a folder at `destination`. Throws Error(kUsage) when `destination` exists and `force` is false,
-  // Error(kIo) when the parent folder is missing or not writable. A stale OUT.partial is removed. The staging path is
-  // created at once.
-  StagedOutput(std::filesystem::path destination, bool folder, bool force);
-  // Without commit(): removes the staging path.
+  // Error(kIo) when the parent folder is missing or not writable. A stale OUT.partial is removed, unless it is to be
+  // continued: `resume`, folders only. The staging path is created at once.
+  StagedOutput(std::filesystem::path destination, bool folder, bool force, bool resume = false);
+  // Without commit(): removes the staging path, unless keep() said that somebody may continue.
   ~StagedOutput();
   StagedOutput(const StagedOutput&) = delete;
   StagedOutput& operator=(const StagedOutput&) = delete;
@@ -52,11 +52,17 @@ class StagedOutput {
   // Syncs the folder and renames it into place; an old destination (force) is replaced only now, in one step where the
   // file system can. A destination that appeared meanwhile is not replaced without force: Error(kUsage).
   void commit();
+  // The same for one file or folder in the staging folder; the rest of it is removed.
+  void commit(const std::filesystem::path& name);
+  void keep() { keep_ = true; }
 
  private:
+  void place(const std::filesystem::path& finished);
+
   std::filesystem::path destination_;
   std::filesystem::path staging_;
   bool force_ = false;
+  bool keep_ = false;
   bool committed_ = false;
 };
 

@@ -140,7 +140,37 @@ class Loader {
   size_t done_ = 0, total_ = 0, bytes_ = 0, token_bytes_ = 0;
 };
 
+DecoderLayer load_layer(Loader& loader, size_t i) {
+  DecoderLayer layer;
+  layer.attention_norm = loader.norm(Slot::kAttentionNorm, i);
+  layer.query = loader.linear(Slot::kQuery, i);
+  layer.key = loader.linear(Slot::kKey, i);
+  layer.value = loader.linear(Slot::kValue, i);
+  layer.query_norm = loader.norm(Slot::kQueryNorm, i);
+  layer.key_norm = loader.norm(Slot::kKeyNorm, i);
+  layer.attention_output = loader.linear(Slot::kAttentionOutput, i);
+  layer.mlp_norm = loader.norm(Slot::kMlpNorm, i);
+  layer.gate = loader.linear(Slot::kGate, i);
+  layer.up = loader.linear(Slot::kUp, i);
+  layer.down = loader.linear(Slot::kDown, i);
+  return layer;
+}
+
 }  // namespace
+
+DecoderLayer load_layer(const ModelConfig& config, const Source& source, const LoadOptions& options, size_t index) {
+  Loader loader(config, source, options, no_progress());
+  return load_layer(loader, index);
+}
+
+DecoderTables load_tables(const ModelConfig& config, const Source& source, const LoadOptions& options) {
+  Loader loader(config, source, options, no_progress());
+  DecoderTables tables;
+  tables.embedding = loader.linear(Slot::kEmbedding).weight;
+  tables.final_norm = loader.norm(Slot::kFinalNorm);
+  if (!config.tied_embeddings) tables.lm_head = loader.linear(Slot::kLmHead);
+  return tables;
+}
 
 DecoderWeights load_weights(const ModelConfig& config, const Source& source, const LoadOptions& options,
                             Progress& progress) {
@@ -150,20 +180,7 @@ DecoderWeights load_weights(const ModelConfig& config, const Source& source, con
   Loader loader(config, source, options, progress);
   DecoderWeights weights;
   weights.embedding = loader.linear(Slot::kEmbedding).weight;
-  for (size_t i = 0; i < config.layers; ++i) {
-    DecoderLayer& layer = weights.layers.emplace_back();
-    layer.attention_norm = loader.norm(Slot::kAttentionNorm, i);
-    layer.query = loader.linear(Slot::kQuery, i);
-    layer.key = loader.linear(Slot::kKey, i);
-    layer.value = loader.linear(Slot::kValue, i);
-    layer.query_norm = loader.norm(Slot::kQueryNorm, i);
-    layer.key_norm = loader.norm(Slot::kKeyNorm, i);
-    layer.attention_output = loader.linear(Slot::kAttentionOutput, i);
-    layer.mlp_norm = loader.norm(Slot::kMlpNorm, i);
-    layer.gate = loader.linear(Slot::kGate, i);
-    layer.up = loader.linear(Slot::kUp, i);
-    layer.down = loader.linear(Slot::kDown, i);
-  }
+  for (size_t i = 0; i < config.layers; ++i) weights.layers.push_back(load_layer(loader, i));
   weights.final_norm = loader.norm(Slot::kFinalNorm);
   if (!config.tied_embeddings) {
     Linear head = loader.linear(Slot::kLmHead);

@@ -6,6 +6,8 @@
 #include "core/checked.h"
 #include "core/text.h"
 #include "core/threads.h"
+#include "kernels/bf16.h"
+#include "kernels/kernels.h"
 #include "model/config.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/rules.h"
@@ -83,6 +85,8 @@ class Planner {
     for (const auto& [fallback, count] : fallbacks_)
       plan_.warnings.push_back(cat(fallback, " (", count, count == 1 ? " tensor)" : " tensors)"));
     note_quantized_input();
+    choose_calibration();
+    make_chains();
     check_used();
     return std::move(plan_);
   }
@@ -203,10 +207,61 @@ class Planner {
 
   void finish(PlannedTensor planned) {
     const size_t count = element_count(planned.source->shape());
-    if (planned.action == PlannedTensor::Action::kQuantize && !plan_.algorithms.contains(planned.algorithm))
-      plan_.algorithms[planned.algorithm] = std::make_unique<AlgorithmChain>(planned.algorithm, request_.settings);
     plan_.tensors.push_back(std::move(planned));
     plan_.parameters += count;
+  }
+
+  const AlgorithmChain& chain(const std::string& names) {
+    auto& chain = chains_[names];
+    if (!chain) chain = std::make_unique<const AlgorithmChain>(names, request_.settings);
+    return *chain;
+  }
+
+  // A tensor of the model's blocks, whose inputs calibration sees.
+  bool in_stream(const PlannedTensor& planned) const {
+    return planned.action == PlannedTensor::Action::kQuantize &&
+           (planned.role == TensorRole::kLinear || (planned.role == TensorRole::kLmHead && !config_.tied_embeddings));
+  }
+
+  void choose_calibration() {
+    const bool asked = !request_.calibration.empty();
+    bool needed = false, used = false;
+    for (const PlannedTensor& planned : plan_.tensors) {
+      if (!in_stream(planned)) continue;
+      needed |= chain(planned.algorithm).needs_inputs();
+      used |= chain(planned.algorithm).input_use() != InputUse::kNone;
+    }
+    if (asked && !needed && !used)
+      throw Error(ErrorKind::kUsage,
+                  "none of the algorithms used here looks at activations: leave out the calibration options, or choose "
+                  "another --algorithm (see --help-algorithms)");
+    const bool calibrated = needed || (asked && used);
+    if (calibrated) plan_.calibration = request_.calibration.over({});
+    plan_.stream.bf16 = request_.bf16.value_or(kernels::find_bf16(kernels::active()) != nullptr);
+    plan_.stream.true_sequential = request_.true_sequential;
+    if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
+    for (PlannedTensor& planned : plan_.tensors) {
+      if (planned.action != PlannedTensor::Action::kQuantize) continue;
+      planned.calibrated = calibrated && in_stream(planned);
+      if (planned.calibrated || !chain(planned.algorithm).needs_inputs()) continue;
+      planned.fallback +=
+          cat(planned.fallback.empty() ? "" : "; ", planned.algorithm, " needs a linear's inputs: search");
+      planned.algorithm = "search";
+    }
+  }
+
+  // What is used, with the grids that the algorithms round to.
+  void make_chains() {
+    for (PlannedTensor& planned : plan_.tensors) {
+      if (planned.action != PlannedTensor::Action::kQuantize) continue;
+      const AlgorithmChain& algorithm = chain(planned.algorithm);
+      planned.spec = with_context([&] { return planned.name; }, [&] { return algorithm.spec_for(*planned.spec); });
+      if (!plan_.algorithms.contains(planned.algorithm)) {
+        plan_.algorithms[planned.algorithm] =
+            std::make_unique<const AlgorithmChain>(planned.algorithm, request_.settings);
+      }
+    }
+    plan_.settings = request_.settings;
   }
 
   void note_quantized_input() {
@@ -247,6 +302,7 @@ class Planner {
   std::optional<SpecChoice> linear_, embedding_, head_;
   bool untied_ = false;
   std::vector<std::string> linear_modules_;
+  std::map<std::string, std::unique_ptr<const AlgorithmChain>, std::less<>> chains_;
   std::map<std::string, size_t> fallbacks_;    // text -> tensors
   std::map<std::string, size_t> requantized_;  // stored type -> tensors
   QuantizePlan plan_;
@@ -257,6 +313,29 @@ OutputTensor output_tensor(const PlannedTensor& planned) {
   if (planned.action == PlannedTensor::Action::kMoveCodes && tensor.rows() > 0)
     tensor.grouped_columns = !planned.source->read_codes(0, 1).group_of.empty();
   return tensor;
+}
+
+// What streaming the blocks takes: the mapped weights of one block, its quantized form, the widest Gram matrix (half of
+// cols^2 doubles; the half-size factor is made from it in place), a chunk of inputs on its way to it, one document's
+// activations, and all tokens' inputs of a stage up to the limit.
+size_t stream_bytes(const QuantizePlan& plan) {
+  size_t blocks = 0, source = 0, quantized = 0, widest = 0, rows = 0;
+  bool gram = false;
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (!planned.calibrated || planned.role != TensorRole::kLinear) continue;
+    source += planned.bytes_before;
+    quantized += planned.bytes_after;
+    widest = std::max(widest, planned.source->cols());
+    rows = std::max(rows, planned.source->rows());
+    blocks += planned.name.ends_with(".o_proj.weight") ? 1 : 0;
+    const AlgorithmChain& chain = *plan.algorithms.find(planned.algorithm)->second;
+    gram |= chain.input_use() == InputUse::kFactor || !chain.equalizers().empty();
+  }
+  blocks = std::max<size_t>(blocks, 1);
+  const size_t tokens = plan.calibration->samples * plan.calibration->seqlen;
+  const size_t kept = tokens * widest * (plan.stream.bf16 ? 2 : 4);
+  return source / blocks + quantized / blocks + (gram ? 4 * widest * (widest + 1) : 0) + 1200 * widest * 2 +
+         plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) + (kept <= plan.stream.activation_bytes ? kept : 0);
 }
 
 // Resident bytes besides the slices in flight: program, libraries, headers, tokenizer files being copied.
@@ -280,13 +359,20 @@ void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
         planned.spec && !planned.spec->symmetric ? output.rows() * planned.spec->groups(output.cols()) : 0;
     widest = std::max(widest, slice_rows(output.cols()) * output.cols() * kBytesPerElement * thread_count() + zeros);
   }
-  plan.predicted_peak_bytes = kBaseBytes + widest + (format ? 0 : plan.bytes_after);
+  plan.predicted_peak_bytes =
+      kBaseBytes + widest + (format ? 0 : plan.bytes_after) + (plan.calibration ? stream_bytes(plan) : 0);
 }
 
 }  // namespace
 
 std::string PlannedTensor::module() const {
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
+}
+
+const PlannedTensor* QuantizePlan::find(std::string_view name) const {
+  const auto found =
+      std::find_if(tensors.begin(), tensors.end(), [&](const PlannedTensor& planned) { return planned.name == name; });
+  return found == tensors.end() ? nullptr : &*found;
 }
 
 double QuantizePlan::bits_per_weight() const {

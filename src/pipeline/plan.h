@@ -12,6 +12,7 @@
 #include "model/architecture.h"
 #include "model/source.h"
 #include "pipeline/quantize_request.h"
+#include "pipeline/stream_options.h"
 
 namespace nibble {
 
@@ -29,6 +30,7 @@ struct PlannedTensor {
   std::optional<QuantSpec> spec;  // unless kFloat
   ActivationSpec activations;
   std::string algorithm;      // of kQuantize: a chain, "awq,gptq"
+  bool calibrated = false;    // kQuantize in a block, on calibration tokens
   DType dtype = DType::kF32;  // of kFloat; for the others what they dequantize to
   std::string reason;         // "scheme W4A16", "--skip 'lm_head'", "norm"
   std::string fallback;       // "group 128 does not divide 576 columns: 64", or empty
@@ -46,6 +48,9 @@ struct QuantizePlan {
   bool tied_embeddings = false;
   std::string embedding;                                                                 // name of the token embedding
   std::map<std::string, std::unique_ptr<const AlgorithmChain>, std::less<>> algorithms;  // those that are used
+  std::map<std::string, AlgorithmSettings, std::less<>> settings;  // those that differ from the defaults, by algorithm
+  std::optional<CalibrationChoice> calibration;                    // nothing: no algorithm looks at activations
+  StreamOptions stream;
   std::vector<std::string> warnings;  // what the user may not expect: fallbacks, patterns without a match, requantizing
   size_t parameters = 0;              // of the output, a tied matrix counted once
   size_t bytes_before = 0;
@@ -53,6 +58,7 @@ struct QuantizePlan {
   size_t predicted_peak_bytes = 0;  // resident memory of the run
 
   double bits_per_weight() const;
+  const PlannedTensor* find(std::string_view name) const;  // null when there is none of that name
 };
 
 // `format` decides stored sizes and what can be stored; null: the weights stay in memory. Throws Error(kUsage) for

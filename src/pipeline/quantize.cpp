@@ -14,6 +14,8 @@
 #include "core/usage.h"
 #include "export/float_bytes.h"
 #include "kernels/kernels.h"
+#include "pipeline/calibrated_run.h"
+#include "pipeline/journal.h"
 #include "pipeline/row_slices.h"
 
 namespace nibble {
@@ -48,11 +50,19 @@ double decibels(const Energy& energy) {
   return std::clamp(10 * std::log10(energy.signal / energy.error), -kMost, kMost);
 }
 
+double ratio(const Energy& energy) {
+  if (energy.error <= 0) return 0;
+  return energy.signal <= 0 ? std::numeric_limits<double>::max() : energy.error / energy.signal;
+}
+
 // One run: what its threads share.
 class Run {
  public:
-  Run(const QuantizePlan& plan, std::vector<std::unique_ptr<Exporter>>& exporters, Progress& progress)
+  // `calibrated`: what quantize_blocks() made of the plan's calibrated tensors.
+  Run(const QuantizePlan& plan, const CalibratedTensors& calibrated, std::vector<std::unique_ptr<Exporter>>& exporters,
+      Progress& progress)
       : plan_(plan),
+        calibrated_(calibrated),
         exporters_(exporters),
         progress_(progress),
         rows_left_(plan.tensors.size()),
@@ -68,7 +78,8 @@ class Run {
 
   void work() {
     for (size_t i = 0; i < plan_.tensors.size(); ++i)
-      if (plan_.tensors[i].action == Action::kQuantize && plan_.tensors[i].spec->per_tensor)
+      if (plan_.tensors[i].action == Action::kQuantize && plan_.tensors[i].spec->per_tensor &&
+          !plan_.tensors[i].calibrated)
         ranges_[i] = tensor_range(*plan_.tensors[i].source);
     parallel_for(slices_.size(), 1, [&](size_t first, size_t last) {
       for (size_t i = first; i < last; ++i) {
@@ -89,11 +100,18 @@ class Run {
     for (size_t i = 0; i < sums.size(); ++i) {
       const PlannedTensor& planned = plan_.tensors[i];
       if (planned.action != Action::kQuantize) continue;
-      const double relative = sums[i].error <= 0    ? 0
-                              : sums[i].signal <= 0 ? std::numeric_limits<double>::max()
-                                                    : sums[i].error / sums[i].signal;
-      reports.push_back(
-          {planned.module(), *planned.spec, planned.algorithm, decibels(sums[i]), relative, planned.fallback});
+      LayerReport report{planned.module(), *planned.spec, planned.algorithm, decibels(sums[i]), ratio(sums[i]), 0, 0,
+                         planned.fallback};
+      if (planned.calibrated) {
+        const LayerMeasure& measure = calibrated_.measures.find(planned.name)->second;
+        const Energy weights{measure.signal, measure.error}, outputs{measure.output_signal, measure.output_error};
+        report.weight_sqnr_db = decibels(weights);
+        report.output_error = measure.output_signal > 0 ? ratio(outputs) : ratio(weights);
+        report.percdamp = measure.percdamp;
+        report.seconds = measure.seconds;
+        report.fallback += cat(report.fallback.empty() || measure.fallback.empty() ? "" : "; ", measure.fallback);
+      }
+      reports.push_back(std::move(report));
     }
     return reports;
   }
@@ -105,12 +123,20 @@ class Run {
     const StoredTensor& source = *planned.source;
     switch (planned.action) {
       case Action::kQuantize: {
+        if (planned.calibrated) {
+          const PackedMatrix& weight = calibrated_.weights.find(planned.name)->second;
+          const QuantizedMatrix codes = unpack_rows(weight, slice.begin, slice.end);
+          for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, codes);
+          break;
+        }
         std::vector<float> weights = read_finite(source, slice.begin, slice.end);
         const AlgorithmChain& algorithm = *plan_.algorithms.find(planned.algorithm)->second;
         const MatrixView<const float> view =
             matrix<const float>(weights.data(), slice.end - slice.begin, source.cols());
         const QuantizedMatrix quantized = algorithm.quantize({view, *planned.spec, ranges_[slice.tensor]});
-        check_scales(quantized, slice);
+        if (const auto row = unstorable_scale(quantized))
+          throw Error(ErrorKind::kUsage,
+                      cat("the scale of row ", slice.begin + *row, " does not fit F16; try --dtype bf16 or fp32"));
         for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, quantized);
         energies_[index] = measure(weights, quantized);
         break;
@@ -124,7 +150,7 @@ class Run {
         const bool plain =
             planned.dtype == DType::kF32 || planned.dtype == DType::kF16 || planned.dtype == DType::kBF16;
         if (plain) {
-          write(slice, float_bytes(read_finite(source, slice.begin, slice.end), planned.dtype));
+          write(slice, float_bytes(floats(planned, slice), planned.dtype));
         } else {  // integers, doubles: as they are
           const auto view = source.view();
           if (!view) throw Error(ErrorKind::kUnsupported, cat("cannot copy ", source.type_name(), " values"));
@@ -136,20 +162,18 @@ class Run {
     }
   }
 
-  void write(const RowSlice& slice, std::span<const std::byte> bytes) {
-    for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, slice.end - slice.begin, bytes);
+  // A calibrated run may have moved factors into norms and biases.
+  std::vector<float> floats(const PlannedTensor& planned, const RowSlice& slice) const {
+    const auto changed = calibrated_.vectors.find(planned.name);
+    if (changed == calibrated_.vectors.end()) return read_finite(*planned.source, slice.begin, slice.end);
+    const auto begin = changed->second.begin();
+    const auto cols = static_cast<std::ptrdiff_t>(planned.source->cols());
+    return {begin + static_cast<std::ptrdiff_t>(slice.begin) * cols,
+            begin + static_cast<std::ptrdiff_t>(slice.end) * cols};
   }
 
-  // Algorithms cut a scale that its type cannot hold down to the largest value: such a group lost its large weights.
-  void check_scales(const QuantizedMatrix& quantized, const RowSlice& slice) const {
-    constexpr float kLargestHalf = 65504;
-    if (quantized.spec.scale_dtype != DType::kF16) return;
-    const auto at = std::find_if(quantized.scales.begin(), quantized.scales.end(),
-                                 [](float scale) { return std::abs(scale) >= kLargestHalf; });
-    if (at == quantized.scales.end()) return;
-    const auto row = static_cast<size_t>(at - quantized.scales.begin()) / std::max<size_t>(1, quantized.groups());
-    throw Error(ErrorKind::kUsage,
-                cat("the scale of row ", slice.begin + row, " does not fit F16; try --dtype bf16 or fp32"));
+  void write(const RowSlice& slice, std::span<const std::byte> bytes) {
+    for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, slice.end - slice.begin, bytes);
   }
 
   void report(const RowSlice& slice) {
@@ -164,6 +188,7 @@ class Run {
   }
 
   const QuantizePlan& plan_;
+  const CalibratedTensors& calibrated_;
   std::vector<std::unique_ptr<Exporter>>& exporters_;
   Progress& progress_;
   std::vector<RowSlice> slices_;
@@ -187,26 +212,74 @@ std::vector<const ExporterEntry*> parse_formats(const std::string& text) {
   return formats;
 }
 
+namespace {
+
+// Everything that decides what a calibrated run computes.
+std::string journal_key(const Source& source, const QuantizePlan& plan) {
+  const CalibrationChoice& calibration = *plan.calibration;
+  OrderedJson key = {{"source", std::filesystem::absolute(source.path()).string()},
+                     {"plan", to_json(plan)},
+                     {"settings", plan.settings},
+                     {"calibration",
+                      {calibration.from, calibration.samples, calibration.seqlen, calibration.seed,
+                       static_cast<int>(calibration.bos)}},
+                     {"stream", {plan.stream.bf16, plan.stream.true_sequential}},
+                     {"kernels", kernels::active().name}};
+  return key.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+CalibrationData calibration_data(const Source& source, const QuantizePlan& plan, const std::filesystem::path& work,
+                                 bool resume, Progress& progress) {
+  const std::string key = journal_key(source, plan);
+  if (resume) return read_journal(work, key).data;
+  CalibrationData data = load_calibration(source, *plan.calibration, progress);
+  write_journal({key, data}, work);
+  return data;
+}
+
+}  // namespace
+
 QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
-                        const std::vector<const ExporterEntry*>& formats, const std::filesystem::path& out, bool force,
-                        Progress& progress) {
+                        const std::vector<const ExporterEntry*>& formats, const std::filesystem::path& out,
+                        const RunOptions& options, Progress& progress) {
   const double start = wall_seconds(), cpu_start = cpu_seconds();
   const OutputModel model = output_model(source, plan);
   for (const ExporterEntry* format : formats)
     for (const OutputTensor& tensor : model.tensors) format->check(tensor);
+  QuantizeResult result;
+  // With calibration the staging folder is the work folder too, and the model a part of it.
   std::optional<StagedOutput> together;
-  if (formats.size() > 1) together.emplace(out, /*folder=*/true, force);
+  CalibratedTensors calibrated;
+  std::filesystem::path model_path = out;
+  if (plan.calibration) {
+    together.emplace(out, /*folder=*/true, options.force, options.resume);
+    if (options.resume) together->keep();
+    result.calibration = calibration_data(source, plan, together->path(), options.resume, progress);
+    together->keep();
+    calibrated = quantize_blocks(source, plan, result.calibration->documents, plan.stream, together->path(), progress);
+    model_path = together->path() / "model";
+    if (formats.size() > 1) {
+      std::filesystem::remove_all(model_path);
+      std::filesystem::create_directory(model_path);
+    }
+  } else if (formats.size() > 1) {
+    together.emplace(out, /*folder=*/true, options.force);
+    model_path = together->path();
+  }
   std::vector<std::unique_ptr<Exporter>> exporters;
   exporters.reserve(formats.size());
   for (const ExporterEntry* format : formats)
-    exporters.push_back(format->make(together ? together->path() / format->name : out, !together && force, model));
+    exporters.push_back(
+        format->make(formats.size() > 1 ? model_path / format->name : model_path, together || options.force, model));
 
-  Run run(plan, exporters, progress);
+  Run run(plan, calibrated, exporters, progress);
   run.work();
   check_interrupted();
-  QuantizeResult result;
   for (const auto& exporter : exporters) exporter->finish();
-  if (together) together->commit();
+  if (plan.calibration)
+    together->commit("model");
+  else if (together)
+    together->commit();
   result.layers = run.layers();
   result.bytes = exporters.front()->bytes();
   result.bits_per_weight =

@@ -18,14 +18,18 @@ OrderedJson to_json(const QuantizeResult& result, const QuantizePlan& plan) {
                       {"algorithm", layer.algorithm},
                       {"weight_sqnr_db", layer.weight_sqnr_db},
                       {"output_error", layer.output_error},
+                      {"percdamp", layer.percdamp},
+                      {"seconds", layer.seconds},
                       {"fallback", layer.fallback}});
-  return {{"seconds", result.seconds},
-          {"cpu_seconds", result.cpu_seconds},
-          {"peak_rss_bytes", result.peak_rss_bytes},
-          {"bpw", result.bits_per_weight},
-          {"bytes", result.bytes},
-          {"layers", std::move(layers)},
-          {"plan", to_json(plan)}};
+  OrderedJson json = {{"seconds", result.seconds},
+                      {"cpu_seconds", result.cpu_seconds},
+                      {"peak_rss_bytes", result.peak_rss_bytes},
+                      {"bpw", result.bits_per_weight},
+                      {"bytes", result.bytes},
+                      {"layers", std::move(layers)},
+                      {"plan", to_json(plan)}};
+  if (result.calibration) json["calibration"] = to_json(*result.calibration);
+  return json;
 }
 
 std::string summary(const QuantizeResult& result, const QuantizePlan& plan) {
@@ -50,14 +54,25 @@ std::string summary(const QuantizeResult& result, const QuantizePlan& plan) {
 
   std::vector<size_t> order(result.layers.size());
   std::iota(order.begin(), order.end(), size_t{0});
+  const bool calibrated = result.calibration.has_value();
   const auto worse = [&](size_t a, size_t b) {
-    return result.layers[a].weight_sqnr_db < result.layers[b].weight_sqnr_db;
+    const LayerReport &x = result.layers[a], &y = result.layers[b];
+    return calibrated ? x.output_error > y.output_error : x.weight_sqnr_db < y.weight_sqnr_db;
   };
   std::stable_sort(order.begin(), order.end(), worse);
   constexpr size_t kShown = 3;
   for (size_t i = 0; i < std::min(kShown, order.size()); ++i)
-    line(cat(i == 0 ? "worst     " : "          ", result.layers[order[i]].name, ": weight SQNR ",
-             format_fixed(result.layers[order[i]].weight_sqnr_db, 1), " dB"));
+    line(cat(
+        i == 0 ? "worst     " : "          ", result.layers[order[i]].name, ": weight SQNR ",
+        format_fixed(result.layers[order[i]].weight_sqnr_db, 1), " dB",
+        calibrated ? cat(", output error ", format_fixed(100 * result.layers[order[i]].output_error, 2), " %") : ""));
+  if (calibrated) {
+    double sum = 0;
+    for (const LayerReport& layer : result.layers) sum += layer.output_error;
+    line(cat("output    error of a layer ", format_fixed(100 * sum / static_cast<double>(result.layers.size()), 2),
+             " % on average"));
+    line(cat("calibrated on ", result.calibration->description()));
+  }
   for (const std::string& warning : plan.warnings) line(cat("note      ", warning));
   line(cat("took      ", format_fixed(result.seconds, 1), " s (", format_fixed(result.cpu_seconds, 1),
            " CPU s), peak memory ", format_bytes(result.peak_rss_bytes)));

@@ -99,6 +99,13 @@ DType parse_float_dtype(std::string_view text) {
   throw Error(ErrorKind::kUsage, cat("'", text, "' is not a float type; known are fp32, bf16, fp16"));
 }
 
+bool parse_calibration_compute(std::string_view text) {
+  const std::string name = lower(text);
+  if (name == "bf16") return true;
+  if (name == "fp32") return false;
+  throw Error(ErrorKind::kUsage, cat("'", text, "' is not an arithmetic; known are fp32, bf16"));
+}
+
 std::string_view float_dtype_name(DType dtype) {
   return dtype == DType::kF16 ? "fp16" : dtype == DType::kBF16 ? "bf16" : "fp32";
 }

@@ -54,8 +54,11 @@ struct QuantizeRequest {
   std::optional<std::string> algorithm;
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
-  std::optional<DType> dtype;                                      // of what is not quantized
-  bool allow_fallback = true;  // a preset's group may shrink until it divides the row
+  std::optional<bool> bf16;      // arithmetic of the calibration forward; default: where the CPU has it
+  bool true_sequential = true;   // see StreamOptions
+  std::optional<size_t> memory;  // bytes for activations
+  std::optional<DType> dtype;    // of what is not quantized
+  bool allow_fallback = true;    // a preset's group may shrink until it divides the row
 };
 
 // All throw Error(kUsage) with the accepted form.
@@ -67,6 +70,8 @@ size_t parse_group(std::string_view text);
 DType parse_float_dtype(std::string_view text);
 // "fp32", "bf16", "fp16".
 std::string_view float_dtype_name(DType dtype);
+// "fp32" or "bf16".
+bool parse_calibration_compute(std::string_view text);
 // "rtn.clip=0.9", into request.settings.
 void parse_setting(std::string_view text, QuantizeRequest& request);
 

@@ -33,13 +33,13 @@ class Quantize : public testing::Test {
   QuantizeResult run(const std::string& out, bool force = false, const std::string& format = "hf") {
     const auto formats = parse_formats(format);
     const QuantizePlan plan = make_plan(*source_, request_, formats.front());
-    return run_plan(*source_, plan, formats, folder_ / out, force);
+    return run_plan(*source_, plan, formats, folder_ / out, {.force = force});
   }
   QuantizeResult convert(const Source& source, const std::string& out, const std::string& format,
                          std::optional<DType> dtype = {}) {
     const ExporterEntry& entry = find_exporter(format);
     const QuantizePlan plan = make_convert_plan(source, dtype, entry);
-    return run_plan(source, plan, {&entry}, folder_ / out, false);
+    return run_plan(source, plan, {&entry}, folder_ / out);
   }
   Json config(const std::string& out) { return read_json_file(folder_ / out / "config.json"); }
   // Everything in a folder, by name.
@@ -340,7 +340,7 @@ TEST_F(Quantize, AMissingParentFolderIsFoundBeforeTheWork) {
 TEST_F(Quantize, ReportsAsTheContractSays) {
   request_.scheme = "W4A16";
   const QuantizePlan plan = make_plan(*source_, request_, &find_exporter("hf"));
-  const QuantizeResult result = run_plan(*source_, plan, parse_formats("hf"), folder_ / "out", false);
+  const QuantizeResult result = run_plan(*source_, plan, parse_formats("hf"), folder_ / "out");
   const OrderedJson json = to_json(result, plan);
   for (const char* key : {"seconds", "cpu_seconds", "peak_rss_bytes", "bpw", "bytes", "layers", "plan"})
     EXPECT_TRUE(json.contains(key)) << key;

@@ -28,6 +28,15 @@ std::vector<float> read_finite(const StoredTensor& tensor, size_t begin, size_t 
                   "; the checkpoint is damaged: download it again, or repair that value"));
 }
 
+std::optional<size_t> unstorable_scale(const QuantizedMatrix& quantized) {
+  constexpr float kLargestHalf = 65504;
+  if (quantized.spec.scale_dtype != DType::kF16) return std::nullopt;
+  const auto at = std::find_if(quantized.scales.begin(), quantized.scales.end(),
+                               [](float scale) { return std::abs(scale) >= kLargestHalf; });
+  if (at == quantized.scales.end()) return std::nullopt;
+  return static_cast<size_t>(at - quantized.scales.begin()) / std::max<size_t>(1, quantized.groups());
+}
+
 std::pair<float, float> tensor_range(const StoredTensor& tensor) {
   std::vector<RowSlice> slices;
   append_slices(0, tensor, slices);

@@ -25,7 +25,8 @@ struct FoldTarget {
 struct BlockStage {
   std::vector<std::string> linears;  // tensor names, with ".weight"
   size_t cols = 0;
-  FoldTarget fold;  // empty: nothing can take a factor
+  FoldTarget fold;        // empty: nothing can take a factor
+  bool residual = false;  // advance() adds to the residual stream
 };
 
 // One decoder block taken apart where quantization looks into it. Documents run one at a time, stage by stage: the

@@ -12,9 +12,9 @@
 namespace nibble {
 namespace {
 
-constexpr size_t kLine = 64;          // bytes
-constexpr size_t kStrip = 16;         // columns transposed together
-constexpr size_t kTail = 32;          // rows of the transposed chunk do not all fall into the same cache sets
+constexpr size_t kLine = 64;   // bytes
+constexpr size_t kStrip = 16;  // columns transposed together
+constexpr size_t kTail = 32;   // rows of the transposed chunk do not all fall into the same cache sets
 constexpr size_t kStride = InputCollector::kChunk + kTail;
 
 template <class T>
@@ -99,8 +99,7 @@ InputCollector::InputCollector(size_t cols, bool gram, bool bf16) : square_(cols
 }
 
 void InputCollector::add(MatrixView<const float> x) {
-  for (size_t t = 0; t < x.rows; t += kChunk)
-    add_chunk({x.row(t), std::min(kChunk, x.rows - t), x.cols, x.stride});
+  for (size_t t = 0; t < x.rows; t += kChunk) add_chunk({x.row(t), std::min(kChunk, x.rows - t), x.cols, x.stride});
   sums_.tokens += x.rows;
 }
 

@@ -15,10 +15,15 @@ namespace {
 
 size_t value_bytes(DType dtype) { return dtype == DType::kBF16 ? sizeof(uint16_t) : sizeof(float); }
 
-int open_unnamed(const std::filesystem::path& folder) {
-  std::string name = (folder / "activations-XXXXXX").string();
+int open_file(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) {
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (file < 0) throw io_error(cat("cannot open ", path.string()), errno);
+    return file;
+  }
+  std::string name = (path / "activations-XXXXXX").string();
   const int file = ::mkostemp(name.data(), O_CLOEXEC);
-  if (file < 0) throw io_error(cat("cannot create a temporary file in ", folder.string()), errno);
+  if (file < 0) throw io_error(cat("cannot create a temporary file in ", path.string()), errno);
   ::unlink(name.c_str());
   return file;
 }
@@ -29,7 +34,7 @@ void transfer(Transfer step, int file, Byte* data, size_t count, size_t offset) 
   while (count > 0) {
     const ssize_t done = step(file, data, count, static_cast<off_t>(offset));
     if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) throw io_error("cannot keep activations in the temporary file", done < 0 ? errno : EIO);
+    if (done <= 0) throw io_error("cannot keep activations in their file", done < 0 ? errno : EIO);
     data += done;
     offset += static_cast<size_t>(done);
     count -= static_cast<size_t>(done);
@@ -38,18 +43,19 @@ void transfer(Transfer step, int file, Byte* data, size_t count, size_t offset) 
 
 }  // namespace
 
-TokenStore::TokenStore(size_t tokens, size_t cols, DType dtype, const std::filesystem::path& folder)
-    : tokens_(tokens), cols_(cols), capacity_(cols), dtype_(dtype), row_bytes_(cols * value_bytes(dtype)) {
+TokenStore::TokenStore(size_t tokens, size_t cols, DType dtype, const std::filesystem::path& path)
+    : tokens_(tokens), cols_(cols), dtype_(dtype) {
   if (dtype != DType::kF32 && dtype != DType::kBF16)
     throw Error(ErrorKind::kUsage, cat("activations are kept as F32 or BF16, not ", info(dtype).name));
-  if (folder.empty()) {
-    memory_.resize(tokens * row_bytes_);
+  const size_t bytes = tokens * cols * value_bytes(dtype);
+  if (path.empty()) {
+    memory_.resize(bytes);
     return;
   }
-  file_ = open_unnamed(folder);
-  if (const int failed = ::posix_fallocate(file_, 0, static_cast<off_t>(bytes())); failed != 0 && bytes() != 0) {
+  file_ = open_file(path);
+  if (const int failed = bytes == 0 ? 0 : ::posix_fallocate(file_, 0, static_cast<off_t>(bytes)); failed != 0) {
     ::close(file_);
-    throw io_error(cat("cannot reserve ", bytes(), " bytes in ", folder.string()), failed);
+    throw io_error(cat("cannot reserve ", bytes, " bytes for ", path.string()), failed);
   }
 }
 
@@ -57,41 +63,33 @@ TokenStore::~TokenStore() {
   if (file_ >= 0) ::close(file_);
 }
 
-void TokenStore::reshape(size_t cols) {
-  assert(cols <= capacity_);
-  cols_ = cols;
-  row_bytes_ = cols * value_bytes(dtype_);
-}
-
 void TokenStore::write(size_t first, MatrixView<const float> x) {
-  assert(x.cols == cols_ && first + x.rows <= tokens_);
-  std::byte* out = memory_.data() + first * row_bytes_;
-  if (file_ >= 0) {
-    buffer_.resize(x.rows * row_bytes_);
-    out = buffer_.data();
-  }
+  assert(x.cols <= cols_ && first + x.rows <= tokens_);
+  const size_t size = value_bytes(dtype_), row = x.cols * size, offset = first * cols_ * size;
+  if (file_ >= 0) buffer_.resize(x.rows * row);
+  std::byte* out = file_ >= 0 ? buffer_.data() : memory_.data() + offset;
   for (size_t r = 0; r < x.rows; ++r) {
     if (dtype_ == DType::kF32)
-      std::memcpy(out + r * row_bytes_, x.row(r), row_bytes_);
+      std::memcpy(out + r * row, x.row(r), row);
     else
-      kernels::active().f32_to_bf16(x.row(r), reinterpret_cast<uint16_t*>(out + r * row_bytes_), cols_);
+      kernels::active().f32_to_bf16(x.row(r), reinterpret_cast<uint16_t*>(out + r * row), x.cols);
   }
-  if (file_ >= 0) transfer(::pwrite, file_, static_cast<const std::byte*>(out), buffer_.size(), first * row_bytes_);
+  if (file_ >= 0) transfer(::pwrite, file_, static_cast<const std::byte*>(out), buffer_.size(), offset);
 }
 
 void TokenStore::read(size_t first, MatrixView<float> x) const {
-  assert(x.cols == cols_ && first + x.rows <= tokens_);
-  const std::byte* in = memory_.data() + first * row_bytes_;
+  assert(x.cols <= cols_ && first + x.rows <= tokens_);
+  const size_t size = value_bytes(dtype_), row = x.cols * size, offset = first * cols_ * size;
   if (file_ >= 0) {
-    buffer_.resize(x.rows * row_bytes_);
-    transfer(::pread, file_, buffer_.data(), buffer_.size(), first * row_bytes_);
-    in = buffer_.data();
+    buffer_.resize(x.rows * row);
+    transfer(::pread, file_, buffer_.data(), buffer_.size(), offset);
   }
+  const std::byte* in = file_ >= 0 ? buffer_.data() : memory_.data() + offset;
   for (size_t r = 0; r < x.rows; ++r) {
     if (dtype_ == DType::kF32)
-      std::memcpy(x.row(r), in + r * row_bytes_, row_bytes_);
+      std::memcpy(x.row(r), in + r * row, row);
     else
-      kernels::active().bf16_to_f32(reinterpret_cast<const uint16_t*>(in + r * row_bytes_), x.row(r), cols_);
+      kernels::active().bf16_to_f32(reinterpret_cast<const uint16_t*>(in + r * row), x.row(r), x.cols);
   }
 }
 

@@ -8,32 +8,29 @@
 
 namespace nibble {
 
-// Activations of all calibration tokens, [tokens, cols], rows of `cols` floats kept as F32 or BF16: in memory, or in a
-// temporary file that has no name and is gone with this.
+// Activations of all calibration tokens, F32 or BF16, in memory or in a file. They come in documents: runs of tokens
+// that are read as they were written. A document may be written again with another number of columns.
 class TokenStore {
  public:
-  // `folder`: where the file goes; empty: in memory. Throws Error(kIo) when there is no room, kUsage for other dtypes.
-  TokenStore(size_t tokens, size_t cols, DType dtype, const std::filesystem::path& folder = {});
+  // Room for `tokens` rows of at most `cols` columns. `path` empty: in memory; a folder: in a file there that has no
+  // name and is gone with this; otherwise in the file of that name, which is made where there is none, keeps its
+  // contents where there is one, and stays. Throws Error(kIo) when there is no room, Error(kUsage) for other dtypes.
+  TokenStore(size_t tokens, size_t cols, DType dtype, const std::filesystem::path& path = {});
   ~TokenStore();
   TokenStore(const TokenStore&) = delete;
   TokenStore& operator=(const TokenStore&) = delete;
 
-  size_t tokens() const { return tokens_; }
   size_t cols() const { return cols_; }
-  size_t bytes() const { return tokens_ * row_bytes_; }
-  // Changes the number of columns; what was stored is lost. No more than at construction.
-  void reshape(size_t cols);
-  // Rows [first, first + x.rows). One thread at a time; BF16 rounds to nearest even.
+  // The document of tokens [first, first + x.rows). One thread at a time; BF16 rounds to nearest even.
   void write(size_t first, MatrixView<const float> x);
   void read(size_t first, MatrixView<float> x) const;
 
  private:
-  size_t tokens_, cols_, capacity_;
+  size_t tokens_, cols_;
   DType dtype_;
-  size_t row_bytes_ = 0;
   int file_ = -1;
   std::vector<std::byte> memory_;
-  mutable std::vector<std::byte> buffer_;  // rows on their way from or to the file
+  mutable std::vector<std::byte> buffer_;  // a document on its way from or to the file
 };
 
 }  // namespace nibble

@@ -1,0 +1,166 @@
+#include "pipeline/folds.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/half.h"
+#include "pipeline/row_slices.h"
+
+namespace nibble {
+namespace {
+
+// Rows of a linear that an equalizer gets to see: about 16 MB of floats, evenly spaced.
+constexpr size_t kSampleElements = size_t{4} << 20;
+
+float rounded_to(DType dtype, float value) {
+  if (dtype == DType::kBF16) return bf16_to_f32(f32_to_bf16(value));
+  if (dtype == DType::kF16) return f16_to_f32(f32_to_f16(value));
+  return value;
+}
+
+bool quantized(const QuantizePlan& plan, const std::string& tensor) {
+  const PlannedTensor* planned = plan.find(tensor);
+  return planned && planned->action == PlannedTensor::Action::kQuantize;
+}
+
+struct Sample {
+  std::vector<float> values;
+  size_t rows = 0, cols = 0;
+};
+
+Sample sample_rows(const PlannedTensor& planned, const Folds& folds) {
+  const StoredTensor& tensor = *planned.source;
+  Sample sample{{}, tensor.rows(), tensor.cols()};
+  const size_t step = std::max<size_t>(1, tensor.rows() * tensor.cols() / kSampleElements);
+  sample.rows = (tensor.rows() + step - 1) / step;
+  sample.values.resize(sample.rows * sample.cols);
+  for (size_t i = 0; i < sample.rows; ++i) {
+    const std::vector<float> row = read_finite(tensor, i * step, i * step + 1);
+    float* out = sample.values.data() + i * sample.cols;
+    std::copy(row.begin(), row.end(), out);
+    folds.apply(planned.name, i * step, matrix(out, 1, sample.cols));
+  }
+  return sample;
+}
+
+// The statistics of x / s.
+void divide(InputStats& stats, const std::vector<float>& s) {
+  for (size_t r = 0; r < stats.cols; ++r) {
+    stats.mean_abs[r] /= s[r];
+    stats.max_abs[r] /= s[r];
+    stats.mean_square[r] /= s[r] * s[r];
+    if (stats.gram.empty()) continue;
+    double* row = stats.gram.data() + r * (r + 1) / 2;
+    for (size_t c = 0; c <= r; ++c) row[c] /= static_cast<double>(s[r]) * static_cast<double>(s[c]);
+  }
+}
+
+// Columns that one element makes share one factor: their geometric mean.
+void share(const FoldTarget& target, size_t elements, std::vector<float>& scales) {
+  std::vector<double> sums(elements);
+  std::vector<size_t> counts(elements);
+  for (size_t c = 0; c < scales.size(); ++c) {
+    sums[target.producer[c]] += std::log(static_cast<double>(scales[c]));
+    ++counts[target.producer[c]];
+  }
+  for (size_t c = 0; c < scales.size(); ++c) {
+    const size_t e = target.producer[c];
+    if (counts[e] > 1) scales[c] = static_cast<float>(std::exp(sums[e] / static_cast<double>(counts[e])));
+  }
+}
+
+}  // namespace
+
+const AlgorithmChain* equalizing_chain(const BlockStage& stage, const QuantizePlan& plan) {
+  const AlgorithmChain* chain = nullptr;
+  for (const std::string& linear : stage.linears) {
+    if (!quantized(plan, linear)) return nullptr;
+    const AlgorithmChain* own = plan.algorithms.find(plan.find(linear)->algorithm)->second.get();
+    if (own->equalizers().empty() || (chain && chain != own)) return nullptr;
+    chain = own;
+  }
+  return chain;
+}
+
+void Folds::apply(const std::string& tensor, size_t first_row, MatrixView<float> rows) const {
+  const auto found = factors_.find(tensor);
+  if (found == factors_.end()) return;
+  const Factors& factors = found->second;
+  for (size_t r = 0; r < rows.rows; ++r) {
+    const float of_row = factors.rows.empty() ? 1.0f : factors.rows[first_row + r];
+    for (size_t c = 0; c < rows.cols; ++c) rows.row(r)[c] *= factors.cols.empty() ? of_row : of_row * factors.cols[c];
+  }
+}
+
+void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStats>& stats, bool keep_grams,
+                   std::map<std::string, std::vector<float>, std::less<>>& vectors) {
+  for (size_t s = 0; s < block.stages().size(); ++s) {
+    const BlockStage& stage = block.stages()[s];
+    const AlgorithmChain* chain = equalizing_chain(stage, plan);
+    if (!chain || stage.fold.empty() || (stage.fold.linear && !quantized(plan, stage.fold.tensor))) continue;
+    for (size_t e = 0; e < chain->equalizers().size(); ++e) {
+      const Equalizer& equalizer = *chain->equalizers()[e];
+      std::vector<Sample> samples;
+      std::vector<MatrixView<const float>> weights;
+      std::vector<QuantSpec> specs;
+      for (const std::string& linear : stage.linears) {
+        samples.push_back(sample_rows(*plan.find(linear), *this));
+        specs.push_back(*plan.find(linear)->spec);
+      }
+      for (const Sample& sample : samples)
+        weights.push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
+      InputFactor factor;
+      if (equalizer.needs_factor()) {
+        const bool last = e + 1 == chain->equalizers().size() && !keep_grams;
+        InputStats copy;
+        copy.cols = stats[s].cols;
+        copy.tokens = stats[s].tokens;
+        copy.mean_square = stats[s].mean_square;
+        copy.gram = last ? std::move(stats[s].gram) : stats[s].gram;
+        factor = factor_inputs(std::move(copy), {});
+      }
+      std::vector<float> scales =
+          equalizer.scales({weights, specs, stats[s], equalizer.needs_factor() ? &factor : nullptr});
+      fold(block, plan, stage, scales, vectors);
+      divide(stats[s], scales);
+    }
+  }
+}
+
+void Folds::fold(Block& block, const QuantizePlan& plan, const BlockStage& stage, std::vector<float>& scales,
+                 std::map<std::string, std::vector<float>, std::less<>>& vectors) {
+  const FoldTarget& target = stage.fold;
+  const PlannedTensor& producer = *plan.find(target.tensor);
+  share(target, producer.source->rows(), scales);
+  if (target.linear) {
+    Factors& factors = factors_[target.tensor];
+    if (factors.rows.empty()) factors.rows.assign(producer.source->rows(), 1.0f);
+    std::vector<float> divisor(factors.rows.size(), 1.0f);
+    for (size_t c = 0; c < scales.size(); ++c) divisor[target.producer[c]] = scales[c];
+    for (size_t r = 0; r < divisor.size(); ++r) factors.rows[r] /= divisor[r];
+    if (!target.bias.empty()) {
+      const std::span<float> bias = block.vector(target.bias);
+      for (size_t r = 0; r < bias.size(); ++r) bias[r] /= divisor[r];
+      vectors[target.bias].assign(bias.begin(), bias.end());
+    }
+  } else {
+    const std::span<float> norm = block.vector(target.tensor);
+    std::vector<float> stored(norm.begin(), norm.end());
+    for (size_t c = 0; c < scales.size(); ++c) {
+      const uint32_t e = target.producer[c];
+      stored[e] = rounded_to(producer.dtype, norm[e] / scales[c]);
+      // What the stored norm really divides by; a norm of 0, or one that would vanish, stays as it is.
+      if (stored[e] == 0 || !std::isfinite(stored[e])) stored[e] = norm[e];
+      scales[c] = stored[e] == norm[e] ? 1.0f : norm[e] / stored[e];
+    }
+    std::copy(stored.begin(), stored.end(), norm.begin());
+    vectors[target.tensor] = std::move(stored);
+  }
+  for (const std::string& linear : stage.linears) {
+    Factors& factors = factors_[linear];
+    if (factors.cols.empty()) factors.cols.assign(scales.size(), 1.0f);
+    for (size_t c = 0; c < scales.size(); ++c) factors.cols[c] *= scales[c];
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,42 @@
+#pragma once
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "pipeline/plan.h"
+#include "quant/block.h"
+#include "quant/input_stats.h"
+
+namespace nibble {
+
+// Factors that equalizers moved between the tensors of one block: the function of the block is the same.
+class Folds {
+ public:
+  // Multiplies a slice of rows of a linear by its factors.
+  void apply(const std::string& tensor, size_t first_row, MatrixView<float> rows) const;
+
+  // Lets the equalizers of the plan choose factors for every stage of `block` whose linears are all quantized and whose
+  // producer can take them, stage by stage, and changes the block's vectors. stats: [stages], of the float model on the
+  // calibration tokens; afterwards they are those of the changed block, but for Gram matrices that were used up unless
+  // `keep_grams`. Vectors that changed go to `vectors`, by tensor name, rounded to the type in which the plan stores
+  // them: the factors are chosen so that this costs nothing.
+  void choose(Block& block, const QuantizePlan& plan, std::vector<InputStats>& stats, bool keep_grams,
+              std::map<std::string, std::vector<float>, std::less<>>& vectors);
+
+ private:
+  struct Factors {
+    std::vector<float> rows, cols;  // empty: 1
+  };
+  void fold(Block& block, const QuantizePlan& plan, const BlockStage& stage, std::vector<float>& scales,
+            std::map<std::string, std::vector<float>, std::less<>>& vectors);
+
+  std::map<std::string, Factors, std::less<>> factors_;  // by tensor name of a linear
+};
+
+// The chain that all quantized linears of a stage share and that equalizes; null when there is none or some linear is
+// not quantized.
+const AlgorithmChain* equalizing_chain(const BlockStage& stage, const QuantizePlan& plan);
+
+}  // namespace nibble
