@@ -16,7 +16,8 @@ inline void refuse_mins(const QuantSpec& spec) {
     throw Error(ErrorKind::kUsage, cat(describe(spec), ": this algorithm makes zero points, not stored mins"));
 }
 
-// Quantizes group by group: `fit(weights, codes)` gets one group's weights, writes its codes and returns its map.
+// Quantizes group by group: `fit(weights, begin, codes)` gets one group's weights and its first column, writes its
+// codes and returns its map.
 template <class Fit>
 QuantizedMatrix quantize_groups(MatrixView<const float> weight, const QuantSpec& spec, const Fit& fit) {
   assert(!spec.per_tensor);
@@ -32,7 +33,7 @@ QuantizedMatrix quantize_groups(MatrixView<const float> weight, const QuantSpec&
   for (size_t r = 0; r < q.rows; ++r)
     for (size_t g = 0; g < groups; ++g) {
       const size_t begin = g * size, count = std::min(size, q.cols - begin);
-      const GroupScale map = fit(std::span(weight.row(r) + begin, count), q.codes.data() + r * q.cols + begin);
+      const GroupScale map = fit(std::span(weight.row(r) + begin, count), begin, q.codes.data() + r * q.cols + begin);
       q.scales[r * groups + g] = map.scale;
       if (!spec.symmetric) q.zeros[r * groups + g] = map.zero;
     }

@@ -18,7 +18,7 @@ class Rtn final : public Algorithm {
     if (spec.per_tensor)
       return quantize_tensor(rounding.weight, spec,
                              fit_range(spec, rounding.tensor_range.first, rounding.tensor_range.second, clip_));
-    return quantize_groups(rounding.weight, spec, [&](std::span<const float> group, uint8_t* codes) {
+    return quantize_groups(rounding.weight, spec, [&](std::span<const float> group, size_t, uint8_t* codes) {
       const GroupScale map = fit_group(spec, group, clip_);
       encode_group(spec, map, group, codes);
       return map;

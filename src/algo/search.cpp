@@ -4,14 +4,13 @@
 
 #include "algo/algorithm.h"
 #include "algo/each_group.h"
-#include "algo/scale_candidates.h"
-#include "kernels/kernels.h"
+#include "algo/grid_fit.h"
 
 namespace nibble {
 namespace {
 
 constexpr AlgorithmOption kOptions[] = {
-    {"power", 1.0, 0.0, 4.0, "a weight w counts |w|^power times; 0 is plain squared error"},
+    {"power", 1.0, 0.0, 4.0, "without calibration data a weight w counts |w|^power times; 0 is plain squared error"},
     {"low", 0.4, 0.1, 1.0, "smallest scale tried, as a fraction of the one that covers the group's range"},
     {"high", 1.2, 1.0, 2.0, "largest scale tried (symmetric and table grids)"},
     {"step", 0.02, 0.005, 0.5,
@@ -20,70 +19,36 @@ constexpr AlgorithmOption kOptions[] = {
     {"refits", 3, 0, 20, "rounds of least-squares scale for fixed codes, then new codes"},
 };
 
-// Searches each group's scale (and zero point) for the least weighted squared error sum_j h_j (w_j - w^_j)^2, h =
-// |w|^power while there is no calibration data. The candidates are those of the usual "opt-RTN": the round-to-nearest
-// map, multiples of the full-range scale with both signs, or shrinks of either end of the range. The best one is
-// refined by alternating the closed-form scale s = sum(h w u) / sum(h u^2), u = grid(code) - zero, with rounding to it.
-// A grid with one scale per tensor is rounded to nearest: no single slice of rows could choose for all.
+// Gives each group the map of GridFit. h is the mean square of the inputs where there is calibration data, else
+// |w|^power. A grid with one scale per tensor is rounded to nearest: no single slice of rows could choose for all.
 class Search final : public Algorithm {
  public:
-  explicit Search(const AlgorithmSettings& settings)
-      : power_(static_cast<float>(settings.find("power")->second)),
-        refits_(static_cast<int>(settings.find("refits")->second)) {
-    options_.low = settings.find("low")->second;
-    options_.high = settings.find("high")->second;
-    options_.step = settings.find("step")->second;
-    options_.both_signs = settings.find("signed")->second != 0;
+  explicit Search(const AlgorithmSettings& settings) : power_(static_cast<float>(settings.find("power")->second)) {
+    options_.search.low = settings.find("low")->second;
+    options_.search.high = settings.find("high")->second;
+    options_.search.step = settings.find("step")->second;
+    options_.search.both_signs = settings.find("signed")->second != 0;
+    options_.refits = static_cast<int>(settings.find("refits")->second);
   }
+
+  InputUse input_use() const override { return InputUse::kImportance; }
 
   QuantizedMatrix quantize(const Rounding& rounding) const override {
     const QuantSpec& spec = rounding.spec;
     if (spec.per_tensor)
       return quantize_tensor(rounding.weight, spec,
                              fit_range(spec, rounding.tensor_range.first, rounding.tensor_range.second, 1.0f));
-    Scratch scratch;
-    return quantize_groups(rounding.weight, spec, [&](std::span<const float> group, uint8_t* codes) {
-      return search_group(spec, group, scratch, codes);
+    GridFit grid(options_);
+    std::vector<float> powers;
+    return quantize_groups(rounding.weight, spec, [&](std::span<const float> group, size_t begin, uint8_t* codes) {
+      if (rounding.inputs != nullptr)
+        return grid.fit(spec, group, std::span(rounding.inputs->importance).subspan(begin, group.size()), codes);
+      weigh(group, powers);
+      return grid.fit(spec, group, powers, codes);
     });
   }
 
  private:
-  struct Scratch {
-    std::vector<float> importance;
-    std::vector<uint8_t> trial;
-    ScaleCandidates candidates;
-  };
-
-  GroupScale search_group(const QuantSpec& spec, std::span<const float> w, Scratch& scratch, uint8_t* codes) const {
-    const GroupScale nearest = fit_group(spec, w, 1.0f);
-    weigh(w, scratch.importance);
-    const std::span<const float> h = scratch.importance;
-
-    GroupScale best = nearest;
-    encode_group(spec, best, w, codes);
-    double best_error = weighted_error(spec, best, w, h, codes);
-    if (best_error == 0) return best;
-
-    scratch.trial.resize(w.size());
-    const auto consider = [&](const GroupScale& map) {
-      encode_group(spec, map, w, scratch.trial.data());
-      const double error = weighted_error(spec, map, w, h, scratch.trial.data());
-      if (!(error < best_error)) return false;
-      best = map;
-      best_error = error;
-      std::copy(scratch.trial.begin(), scratch.trial.end(), codes);
-      return true;
-    };
-
-    scratch.candidates.fill(spec, options_, w);
-    if (const GroupScale* found = scratch.candidates.best(spec, w, h)) consider(*found);
-    for (int i = 0; i < refits_; ++i) {
-      GroupScale refit = best;
-      if (!least_squares_scale(spec, w, h, codes, refit) || !consider(refit)) break;
-    }
-    return best;
-  }
-
   void weigh(std::span<const float> w, std::vector<float>& h) const {
     h.resize(w.size());
     float largest = 0;
@@ -96,9 +61,8 @@ class Search final : public Algorithm {
     }
   }
 
-  ScaleSearch options_;
+  GridFitOptions options_;
   float power_;
-  int refits_;
 };
 
 }  // namespace
@@ -106,7 +70,9 @@ class Search final : public Algorithm {
 extern const AlgorithmEntry search_algorithm;
 const AlgorithmEntry search_algorithm = {
     .name = "search",
-    .summary = "round to nearest with the scale (and zero point) of least weighted error in each group; no data needed",
+    .summary =
+        "round to nearest with the scale (and zero point) of least weighted error in each group; weights are the "
+        "inputs' mean squares, or |w| without data",
     .options = kOptions,
     .make = [](const AlgorithmSettings& settings) -> std::unique_ptr<Algorithm> {
       return std::make_unique<Search>(settings);
