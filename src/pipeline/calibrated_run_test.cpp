@@ -1,0 +1,185 @@
+#include "pipeline/calibrated_run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/random.h"
+#include "core/test_errors.h"
+#include "core/test_folder.h"
+#include "core/threads.h"
+#include "model/block_sequence.h"
+#include "model/model.h"
+#include "pipeline/quantize.h"
+#include "pipeline/tiny_model.h"
+
+namespace nibble {
+namespace {
+
+std::vector<std::vector<TokenId>> random_documents(size_t count, size_t length, uint64_t seed) {
+  Random random(seed);
+  std::vector<std::vector<TokenId>> documents(count);
+  for (size_t d = 0; d < count; ++d)
+    for (size_t t = 0; t < length - d; ++t) documents[d].push_back(static_cast<TokenId>(random.next() % 128));
+  return documents;
+}
+
+std::vector<float> logits_of(const Source& source, const std::vector<TokenId>& tokens) {
+  const auto model = Model::load(source);
+  std::vector<float> logits(tokens.size() * model->config().vocab_size);
+  const auto cache = model->make_cache(tokens.size(), CacheType::kF32);
+  model->forward(tokens, *cache, matrix(logits.data(), tokens.size(), model->config().vocab_size));
+  return logits;
+}
+
+TEST(BlockSequence, ComputesWhatTheModelComputes) {
+  const TestFolder folder;
+  TinyModel{}.write(folder / "m");
+  const auto source = Source::open(folder / "m");
+  const auto blocks = open_blocks(*source, false);
+  ASSERT_EQ(blocks->blocks(), 3U);  // two and the head
+  for (const auto& tokens : random_documents(2, 20, 1)) {
+    const size_t count = tokens.size();
+    std::vector<float> hidden(count * 64), x(count * 96), next(count * 96);
+    const auto rows = matrix(hidden.data(), count, 64);
+    blocks->embed(tokens, rows);
+    for (size_t b = 0; b < blocks->blocks(); ++b) {
+      const auto block = blocks->load(b);
+      const auto& stages = block->stages();
+      block->begin(rows, matrix(x.data(), count, stages[0].cols));
+      for (size_t s = 0; b < 2 && s < stages.size(); ++s) {
+        block->advance(s, matrix<const float>(x.data(), count, stages[s].cols), rows,
+                       matrix(next.data(), count, s + 1 < stages.size() ? stages[s + 1].cols : 0));
+        std::swap(x, next);
+      }
+    }
+    const StoredTensor& head = source->get("lm_head.weight");
+    std::vector<float> weights(head.rows() * head.cols());
+    head.read_rows(0, head.rows(), weights.data());
+    const std::vector<float> want = logits_of(*source, tokens);
+    for (size_t t = 0; t < count; ++t)
+      for (size_t v = 0; v < head.rows(); ++v) {
+        double got = 0;
+        for (size_t c = 0; c < 64; ++c)
+          got += static_cast<double>(x[t * 64 + c]) * static_cast<double>(weights[v * 64 + c]);
+        ASSERT_NEAR(got, want[t * head.rows() + v], 1e-5) << "token " << t;
+      }
+  }
+}
+
+class CalibratedRun : public testing::Test {
+ protected:
+  CalibratedRun() {
+    TinyModel tiny;
+    tiny.hidden = 64;
+    tiny.intermediate = 128;
+    tiny.write(folder_ / "m");
+    source_ = Source::open(folder_ / "m");
+    std::string ids;
+    for (const auto& document : random_documents(4, 40, 3)) {
+      ids += "[";
+      for (const TokenId id : document) ids += std::to_string(id) + ",";
+      ids.back() = ']';
+      ids += "\n";
+    }
+    write_text_file(folder_ / "ids.jsonl", ids);
+    request_.change.bits = 4;
+    request_.change.group = 32;
+    request_.calibration.from = (folder_ / "ids.jsonl").string();
+    request_.bf16 = false;
+  }
+
+  QuantizeResult run(const std::string& out, const std::string& algorithm, RunOptions options = {},
+                     Progress& progress = no_progress()) {
+    request_.algorithm = algorithm;
+    const auto formats = parse_formats("hf");
+    const QuantizePlan plan = make_plan(*source_, request_, formats.front());
+    return run_plan(*source_, plan, formats, folder_ / out, options, progress);
+  }
+
+  std::string bytes(const std::string& out) const { return read_text_file(folder_ / out / "model.safetensors"); }
+
+  TestFolder folder_;
+  std::unique_ptr<Source> source_;
+  QuantizeRequest request_;
+};
+
+// Stops a run the moment that block `block` is at work.
+class StopAt final : public Progress {
+ public:
+  explicit StopAt(std::string note) : note_(std::move(note)) {}
+  void update(size_t, size_t, std::string_view note) override {
+    if (note.starts_with(note_)) throw Error(ErrorKind::kInterrupted, "stopped");
+  }
+
+ private:
+  std::string note_;
+};
+
+double mean_error(const QuantizeResult& result) {
+  double sum = 0;
+  for (const LayerReport& layer : result.layers) sum += layer.output_error;
+  return sum / static_cast<double>(result.layers.size());
+}
+
+TEST_F(CalibratedRun, GptqBeatsSearchOnTheOutputs) {
+  const QuantizeResult gptq = run("gptq", "gptq"), search = run("search", "search");
+  EXPECT_EQ(gptq.layers.size(), 14U);
+  EXPECT_LT(mean_error(gptq), mean_error(search));
+  for (const LayerReport& layer : gptq.layers) {
+    EXPECT_GT(layer.output_error, 0) << layer.name;
+    EXPECT_GT(layer.percdamp, 0) << layer.name;
+  }
+  EXPECT_EQ(gptq.calibration->documents.size(), 4U);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "gptq.partial"));
+}
+
+TEST_F(CalibratedRun, DoesNotDependOnThreadsOrMemory) {
+  set_thread_count(1);
+  run("one", "gptq");
+  set_thread_count(3);
+  request_.memory = 0;
+  run("three", "gptq");
+  set_thread_count(0);
+  EXPECT_EQ(bytes("one"), bytes("three"));
+}
+
+TEST_F(CalibratedRun, ResumesBehindTheLastFinishedBlock) {
+  run("whole", "gptq");
+  StopAt stop("block 2/2");
+  EXPECT_EQ(error_kind([&] { run("out", "gptq", {}, stop); }), ErrorKind::kInterrupted);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "out.partial" / "block-0"));
+  // Other options are not what was begun.
+  request_.change.bits = 3;
+  EXPECT_THAT(error_text([&] { run("out", "gptq", {.resume = true}); }), testing::HasSubstr("other options"));
+  request_.change.bits = 4;
+  StopAt again("block 1/2");  // is not done again
+  run("out", "gptq", {.resume = true}, again);
+  EXPECT_EQ(bytes("out"), bytes("whole"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out.partial"));
+  EXPECT_THAT(error_text([&] { run("new", "gptq", {.resume = true}); }), testing::HasSubstr("nothing to resume"));
+}
+
+TEST_F(CalibratedRun, WithoutResumeStartsAnew) {
+  StopAt stop("block 2/2");
+  EXPECT_EQ(error_kind([&] { run("out", "gptq", {}, stop); }), ErrorKind::kInterrupted);
+  run("out", "gptq");
+  run("whole", "gptq");
+  EXPECT_EQ(bytes("out"), bytes("whole"));
+}
+
+TEST_F(CalibratedRun, CalibrationThatNothingLooksAtIsRefused) {
+  EXPECT_THAT(error_text([&] { run("out", "rtn"); }), testing::HasSubstr("looks at activations"));
+}
+
+TEST_F(CalibratedRun, InputsMayComeFromFloatWeights) {
+  run("sequential", "gptq");
+  request_.true_sequential = false;
+  run("float", "gptq");
+  EXPECT_NE(bytes("sequential"), bytes("float"));
+}
+
+}  // namespace
+}  // namespace nibble
