@@ -5,6 +5,7 @@
 
 #include "algo/group_scale.h"
 #include "kernels/kernels.h"
+#include "quant/lane_products.h"
 
 namespace nibble {
 namespace {
@@ -146,17 +147,7 @@ void LaneRows::measure(const LaneContext& context) {
       x[i * kRowLanes + lane] -= scale[g + lane] * level + offset[g + lane];
     }
   }
-  for (size_t at = 0; at < context.cols; at += kLaneBlock) {
-    const size_t columns = std::min(kLaneBlock, context.cols - at);
-    const float* rows[kLaneBlock];
-    for (size_t i = 0; i < columns; ++i) rows[i] = context.inputs.row(at + i);
-    float* const sums = residual.data() + at * kRowLanes;
-    context.kernels.products(rows, columns, x.data(), at, sums);
-    for (size_t i = 0; i < columns; ++i)
-      for (size_t j = 0; j <= i; ++j)
-        for (size_t lane = 0; lane < kRowLanes; ++lane)
-          sums[i * kRowLanes + lane] += rows[i][at + j] * x[(at + j) * kRowLanes + lane];
-  }
+  multiply_lanes(context.inputs, x.data(), residual.data());
   sum_errors(context);
 }
 
