@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/checked.h"
+
 namespace nibble {
 namespace {
 
@@ -60,26 +62,44 @@ void bind_to(pthread_t thread, const std::vector<size_t>& cpus, size_t index) {
   if (!cpus.empty()) pthread_setaffinity_np(thread, sizeof set, &set);
 }
 
+// Each thread goes through ranges that follow each other, so that what is fetched ahead of one serves the next; when
+// its share is done it helps the others.
 struct Job {
+  struct alignas(64) Share {  // a cache line, which no other thread writes as long as it has work of its own
+    std::atomic<size_t> next{0};
+    size_t end = 0;
+  };
+
   void (*run)(const void*, size_t, size_t) = nullptr;
   const void* body = nullptr;
   size_t count = 0;
   size_t grain = 1;
-  std::atomic<size_t> next{0};
+  std::vector<Share> shares;  // one for each thread
   std::atomic<bool> failed{false};
   std::exception_ptr error;
   std::mutex error_mutex;
 
-  void work() noexcept {
-    while (!failed.load(std::memory_order_relaxed)) {
-      const size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      try {
-        run(body, begin, std::min(begin + grain, count));
-      } catch (...) {
-        const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
-        failed = true;
+  void divide() {
+    const size_t ranges = ceil_div(count, grain), threads = shares.size();
+    for (size_t i = 0; i < threads; ++i) {
+      shares[i].next.store(ranges * i / threads * grain, std::memory_order_relaxed);
+      shares[i].end = std::min(count, ranges * (i + 1) / threads * grain);
+    }
+  }
+
+  void work(size_t thread) noexcept {
+    for (size_t i = 0; i < shares.size(); ++i) {
+      Share& share = shares[(thread + i) % shares.size()];
+      while (!failed.load(std::memory_order_relaxed)) {
+        const size_t begin = share.next.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= share.end) break;
+        try {
+          run(body, begin, std::min(begin + grain, share.end));
+        } catch (...) {
+          const std::lock_guard lock(error_mutex);
+          if (!error) error = std::current_exception();
+          failed = true;
+        }
       }
     }
   }
@@ -111,12 +131,13 @@ class Pool {
     start_workers();
     if (pinned_ && bound_ != workers_.size() + 1) bind_all(0);
     job_.run = range, job_.body = body, job_.count = count, job_.grain = grain;
-    job_.next = 0, job_.failed = false, job_.error = nullptr;
+    job_.failed = false, job_.error = nullptr;
+    job_.divide();
     pending_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
     round_.fetch_add(1);
     round_.notify_all();
     inside_pool = true;
-    job_.work();
+    job_.work(0);
     inside_pool = false;
     for (uint32_t left = pending_.load(); left != 0; left = pending_.load()) wait_while(pending_, left);
     if (job_.error) std::rethrow_exception(std::exchange(job_.error, nullptr));
@@ -135,10 +156,12 @@ class Pool {
   // Where the system gives fewer threads than asked for, the work is done by those that there are.
   void start_workers() {
     try {
-      while (workers_.size() + 1 < size_) workers_.emplace_back([this, seen = round_.load()] { serve(seen); });
+      while (workers_.size() + 1 < size_)
+        workers_.emplace_back([this, thread = workers_.size() + 1, seen = round_.load()] { serve(thread, seen); });
     } catch (const std::system_error&) {
       size_ = workers_.size() + 1;
     }
+    if (job_.shares.size() != size_) job_.shares = std::vector<Job::Share>(size_);
   }
 
   // Rounds of a token's work follow each other within microseconds: spin a while before asking the kernel to sleep.
@@ -153,13 +176,13 @@ class Pool {
     value.wait(old);
   }
 
-  void serve(uint32_t seen) {
+  void serve(size_t thread, uint32_t seen) {
     inside_pool = true;
     for (;;) {
       wait_while(round_, seen);
       seen = round_.load();
       if (stopping_) return;
-      job_.work();
+      job_.work(thread);
       if (pending_.fetch_sub(1) == 1) pending_.notify_all();
     }
   }

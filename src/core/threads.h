@@ -18,9 +18,10 @@ void parallel_for(size_t count, size_t grain, void (*run)(const void* body, size
 }
 
 // Calls body(begin, end) for disjoint ranges that cover [0, count), each `grain` long but the last; returns when all
-// are done. Which thread runs a range is unspecified, the ranges are not: results do not depend on the thread count as
-// long as each range writes its own output. An exception stops further ranges and is rethrown here. Allocates nothing.
-// A nested call runs in the calling thread.
+// are done. Neighbours mostly run in the same thread, and the same ones when the call is repeated, so that caches and
+// prefetches serve; but which thread runs a range is unspecified, the ranges are not: results do not depend on the
+// thread count as long as each range writes its own output. An exception stops further ranges and is rethrown here.
+// Allocates nothing. A nested call runs in the calling thread.
 template <class Body>
 void parallel_for(size_t count, size_t grain, const Body& body) {
   static_assert(std::is_invocable_v<const Body&, size_t, size_t>);

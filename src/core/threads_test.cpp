@@ -138,6 +138,29 @@ TEST(ThreadPool, AllThreadsWork) {
   set_thread_count(0);
 }
 
+// Each thread starts with a share of its own, in the order of the ranges: nobody gets a second range before all have
+// one.
+TEST(ThreadPool, SharesAreContiguous) {
+  constexpr size_t kCount = 4, kGrain = 5, kRanges = 11;
+  set_thread_count(kCount);
+  for (int round = 0; round < 3; ++round) {
+    std::atomic<size_t> arrived{0};
+    std::mutex mutex;
+    std::set<size_t> begins;
+    parallel_for(kRanges * kGrain - 1, kGrain, [&](size_t begin, size_t) {
+      if (arrived >= kCount) return;
+      {
+        const std::lock_guard lock(mutex);
+        begins.insert(begin / kGrain);
+      }
+      ++arrived;
+      while (arrived < kCount) std::this_thread::yield();
+    });
+    EXPECT_EQ(begins, (std::set<size_t>{0, 2, 5, 8}));
+  }
+  set_thread_count(0);
+}
+
 // CPUs that each thread of a region may run on.
 std::set<int> allowed_cpus_of_threads() {
   std::mutex mutex;

@@ -119,22 +119,10 @@ void tile(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexce
 }
 
 // The tokens by fours, twos and ones: the tile stays in the L1 cache meanwhile.
-template <int Bits>
+template <int Bits, size_t Most = 4>
 void tokens_of(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
-  for (size_t t = 0; t < count;) {
-    const size_t left = count - t;
-    float* const out = y + t * kInt8Rows;
-    if (left >= 4) {
-      tile<Bits, 4>(w, x, first + t, out);
-      t += 4;
-    } else if (left >= 2) {
-      tile<Bits, 2>(w, x, first + t, out);
-      t += 2;
-    } else {
-      tile<Bits, 1>(w, x, first + t, out);
-      t += 1;
-    }
-  }
+  for (; count >= Most; first += Most, count -= Most, y += Most * kInt8Rows) tile<Bits, Most>(w, x, first, y);
+  if constexpr (Most > 1) tokens_of<Bits, Most / 2>(w, x, first, count, y);
 }
 
 void products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {

@@ -10,6 +10,8 @@ namespace nibble::kernels {
 NIBBLE_TARGET_BEGIN("avx2,fma,f16c")
 namespace {
 
+using Codes = __m256i;
+
 NIBBLE_INLINE __m256i magnitude(const float* p) {
   return _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(p)), _mm256_set1_epi32(0x7fffffff));
 }
@@ -61,33 +63,14 @@ NIBBLE_INLINE __m256 load_floats(const void* values, DType dtype, size_t at) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
-// `width` bits at bit `from` of each row's byte `byte`, times 2^to. A lane of a plane's vector holds 4 columns of a
-// row.
-NIBBLE_INLINE __m256i field(const uint8_t* plane, size_t byte, size_t from, int width, int to) {
+// A lane of a plane's vector holds 4 columns of a row.
+NIBBLE_INLINE Codes field(const uint8_t* plane, size_t byte, size_t from, int width, int to) {
   const __m256i four = _mm256_load_si256(reinterpret_cast<const __m256i*>(plane));
   const __m256i bits = _mm256_srl_epi32(four, _mm_cvtsi64_si128(static_cast<int64_t>(8 * byte + from)));
   return _mm256_sll_epi32(_mm256_and_si256(bits, _mm256_set1_epi32((1 << width) - 1)), _mm_cvtsi32_si128(to));
 }
 
-// Codes of one column of a block for 8 rows, at whose bytes `block` points: planes as kernels/int8.h describes them.
-NIBBLE_INLINE __m256i codes_of(const uint8_t* block, int bits, size_t step, size_t byte) {
-  if (bits == 8) return field(block + step * kInt8Vector, byte, 0, 8, 0);
-  if (bits == kInt8SignOnly) return field(block, byte, step, 1, 1);
-  __m256i codes = _mm256_setzero_si256();
-  int to = 0;
-  if ((bits & 4) != 0) {
-    codes = field(block + step / 2 * kInt8Vector, byte, step % 2 * 4, 4, 0);
-    block += 4 * kInt8Vector;
-    to = 4;
-  }
-  if ((bits & 2) != 0) {
-    codes = _mm256_or_si256(codes, field(block + step / 4 * kInt8Vector, byte, step % 4 * 2, 2, to));
-    block += 2 * kInt8Vector;
-    to += 2;
-  }
-  if ((bits & 1) != 0) codes = _mm256_or_si256(codes, field(block, byte, step, 1, to));
-  return codes;
-}
+#include "kernels/int8_outliers.inc"
 
 void load(const Int8Tile& w, const uint32_t* columns, size_t count, float* out, size_t stride) noexcept {
   size_t at = 0, end = w.group;  // of the group that holds the column

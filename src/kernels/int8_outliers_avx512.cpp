@@ -15,6 +15,8 @@ static bool outliers_avx512_usable() {
 NIBBLE_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
 namespace {
 
+using Codes = __m512i;
+
 NIBBLE_INLINE __m512i magnitude(__m512 v) {
   return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
 }
@@ -69,33 +71,14 @@ NIBBLE_INLINE __m512 load_floats(const void* values, DType dtype, size_t at) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-// `width` bits at bit `from` of each row's byte `byte`, times 2^to. A lane of a plane's vector holds 4 columns of a
-// row.
-NIBBLE_INLINE __m512i field(const uint8_t* plane, size_t byte, size_t from, int width, int to) {
+// A lane of a plane's vector holds 4 columns of a row.
+NIBBLE_INLINE Codes field(const uint8_t* plane, size_t byte, size_t from, int width, int to) {
   const __m512i bits =
       _mm512_srl_epi32(_mm512_load_si512(plane), _mm_cvtsi64_si128(static_cast<int64_t>(8 * byte + from)));
   return _mm512_sll_epi32(_mm512_and_si512(bits, _mm512_set1_epi32((1 << width) - 1)), _mm_cvtsi32_si128(to));
 }
 
-// Codes of one column of a block: the planes as kernels/int8.h describes them.
-NIBBLE_INLINE __m512i codes_of(const uint8_t* block, int bits, size_t step, size_t byte) {
-  if (bits == 8) return field(block + step * kInt8Vector, byte, 0, 8, 0);
-  if (bits == kInt8SignOnly) return field(block, byte, step, 1, 1);
-  __m512i codes = _mm512_setzero_si512();
-  int to = 0;
-  if ((bits & 4) != 0) {
-    codes = field(block + step / 2 * kInt8Vector, byte, step % 2 * 4, 4, 0);
-    block += 4 * kInt8Vector;
-    to = 4;
-  }
-  if ((bits & 2) != 0) {
-    codes = _mm512_or_si512(codes, field(block + step / 4 * kInt8Vector, byte, step % 4 * 2, 2, to));
-    block += 2 * kInt8Vector;
-    to += 2;
-  }
-  if ((bits & 1) != 0) codes = _mm512_or_si512(codes, field(block, byte, step, 1, to));
-  return codes;
-}
+#include "kernels/int8_outliers.inc"
 
 void load(const Int8Tile& w, const uint32_t* columns, size_t count, float* out, size_t stride) noexcept {
   size_t at = 0, end = w.group;  // of the group that holds the column

@@ -127,25 +127,10 @@ void tile_of(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noe
 }
 
 // The tokens by eights, fours, twos and ones: the tile stays in the L1 cache meanwhile.
-template <int Bits>
+template <int Bits, size_t Most = 8>
 void tokens_of(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
-  for (size_t t = 0; t < count;) {
-    const size_t left = count - t;
-    float* const out = y + t * kInt8Rows;
-    if (left >= 8) {
-      tile_of<Bits, 8>(w, x, first + t, out);
-      t += 8;
-    } else if (left >= 4) {
-      tile_of<Bits, 4>(w, x, first + t, out);
-      t += 4;
-    } else if (left >= 2) {
-      tile_of<Bits, 2>(w, x, first + t, out);
-      t += 2;
-    } else {
-      tile_of<Bits, 1>(w, x, first + t, out);
-      t += 1;
-    }
-  }
+  for (; count >= Most; first += Most, count -= Most, y += Most * kInt8Rows) tile_of<Bits, Most>(w, x, first, y);
+  if constexpr (Most > 1) tokens_of<Bits, Most / 2>(w, x, first, count, y);
 }
 
 void products(const Int8Tile& w, const Int8Tokens& x, size_t first, size_t count, float* y) noexcept {
