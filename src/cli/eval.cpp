@@ -14,6 +14,7 @@
 #include "pipeline/evaluate.h"
 #include "pipeline/gate.h"
 #include "pipeline/loaded_model.h"
+#include "pipeline/self_calibration.h"
 #include "pipeline/tasks.h"
 
 namespace nibble::cli {
@@ -119,8 +120,11 @@ void run(const Options& o) {
       if (eval.chunks == 0) eval.chunks = 8;
       o.common.note(ref ? "no --text: sampling it from the reference model"
                         : "no --text: sampling it from the model itself");
-      tokens = sample_windows(ref ? *ref->model : *loaded.model, eval.chunks, eval.ctx, o.seed,
-                              *o.common.progress("sample"));
+      for (const auto& sampled :
+           sample_texts(ref ? *ref->model : *loaded.model,
+                        {.count = eval.chunks, .length = eval.ctx, .seed = o.seed, .cache = CacheType::kF32},
+                        *o.common.progress("sample")))
+        tokens.insert(tokens.end(), sampled.begin(), sampled.end());
     }
     const Evaluation e =
         evaluate(*loaded.model, ref ? ref->model.get() : nullptr, tokens, eval, *o.common.progress("eval"));

@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <cassert>
 #include <initializer_list>
 #include <set>
 #include <utility>
@@ -34,9 +35,24 @@ void add_rows(MatrixView<const float> x, MatrixView<float> sum) {
   });
 }
 
+MatrixView<float> row_of(MatrixView<float> x, size_t t) { return {x.row(t), 1, x.cols, x.stride}; }
+
 Product product(const Linear& linear, MatrixView<float> y) {
   return {&linear.weight, linear.bias.empty() ? nullptr : linear.bias.data(), y};
 }
+
+// The caches of a pass: one for all its tokens, which follow each other, or one for each.
+class PassCaches {
+ public:
+  explicit PassCaches(std::span<SlabCache* const> caches) : caches_(caches) {}
+  bool shared() const { return caches_.size() == 1; }
+  SlabCache& of(size_t token) const { return *caches_[shared() ? 0 : token]; }
+  size_t position(size_t token) const { return shared() ? caches_[0]->size() + token : caches_[token]->size(); }
+  std::span<SlabCache* const> all() const { return caches_; }
+
+ private:
+  std::span<SlabCache* const> caches_;
+};
 
 // Activations of one pass, each [tokens, ...]. Grows only, so that the token loop allocates nothing.
 class Activations {
@@ -77,8 +93,11 @@ class Activations {
 
 class Decoder final : public Model {
  public:
-  Decoder(ModelConfig config, DecoderWeights weights)
-      : config_(std::move(config)), weights_(std::move(weights)), activations_(config_) {
+  Decoder(ModelConfig config, DecoderWeights weights, std::function<void(size_t)> layer_done)
+      : config_(std::move(config)),
+        weights_(std::move(weights)),
+        layer_done_(std::move(layer_done)),
+        activations_(config_) {
     for (const double frequency : rope_frequencies(config_.rope)) frequencies_.push_back(static_cast<float>(frequency));
   }
 
@@ -91,28 +110,30 @@ class Decoder final : public Model {
   }
 
   void forward(std::span<const TokenId> tokens, KvCache& kv_cache, MatrixView<float> logits) override {
-    auto* cache = dynamic_cast<SlabCache*>(&kv_cache);
-    if (!cache || cache->layers() != config_.layers || cache->kv_heads() != config_.kv_heads ||
-        cache->head_dim() != config_.head_dim)
-      throw Error(ErrorKind::kUsage, "the cache was made by another model");
-    if (tokens.empty()) throw Error(ErrorKind::kUsage, "there are no tokens to run");
-    if (tokens.size() > cache->capacity() - cache->size())
-      throw Error(ErrorKind::kUsage, cat("the context is full: ", cache->size(), " + ", tokens.size(),
-                                         " tokens do not fit into ", cache->capacity()));
-    for (const TokenId id : tokens)
-      if (id < 0 || static_cast<size_t>(id) >= config_.vocab_size)
-        throw Error(ErrorKind::kUsage, cat("token id ", id, " is outside the vocabulary of ", config_.vocab_size));
-    if (logits.cols != config_.vocab_size || (logits.rows != tokens.size() && logits.rows != 1))
-      throw Error(ErrorKind::kUsage, cat("logits of ", logits.rows, " x ", logits.cols, " were asked for, there are ",
-                                         tokens.size(), " x ", config_.vocab_size));
+    SlabCache* const cache = own(kv_cache, tokens.size());
+    check(tokens, logits, logits.rows == 1);
     for (size_t begin = 0; begin < tokens.size(); begin += kPassTokens) {
       const size_t count = std::min(kPassTokens, tokens.size() - begin);
       check_interrupted();
-      run_layers(tokens.subspan(begin, count), *cache);
+      run_layers(tokens.subspan(begin, count), PassCaches({&cache, 1}));
       if (logits.rows == tokens.size())
         project(count, 0, {logits.row(begin), count, logits.cols, logits.stride});
       else if (begin + count == tokens.size())
         project(count, count - 1, logits);
+    }
+  }
+
+  void forward_batch(std::span<const TokenId> tokens, std::span<KvCache* const> kv_caches,
+                     MatrixView<float> logits) override {
+    assert(tokens.size() == kv_caches.size());
+    check(tokens, logits, false);
+    std::vector<SlabCache*> caches;
+    for (KvCache* cache : kv_caches) caches.push_back(own(*cache, 1));
+    for (size_t begin = 0; begin < tokens.size(); begin += kPassTokens) {
+      const size_t count = std::min(kPassTokens, tokens.size() - begin);
+      check_interrupted();
+      run_layers(tokens.subspan(begin, count), PassCaches(std::span(caches).subspan(begin, count)));
+      project(count, 0, {logits.row(begin), count, logits.cols, logits.stride});
     }
   }
 
@@ -141,35 +162,60 @@ class Decoder final : public Model {
   }
 
  private:
-  void run_layers(std::span<const TokenId> tokens, SlabCache& cache) {
-    const size_t count = tokens.size();
+  // The cache as this model makes them, with room for `tokens` more.
+  SlabCache* own(KvCache& kv_cache, size_t tokens) const {
+    auto* cache = dynamic_cast<SlabCache*>(&kv_cache);
+    if (!cache || cache->layers() != config_.layers || cache->kv_heads() != config_.kv_heads ||
+        cache->head_dim() != config_.head_dim)
+      throw Error(ErrorKind::kUsage, "the cache was made by another model");
+    if (tokens > cache->capacity() - cache->size())
+      throw Error(ErrorKind::kUsage, cat("the context is full: ", cache->size(), " + ", tokens,
+                                         " tokens do not fit into ", cache->capacity()));
+    return cache;
+  }
+
+  void check(std::span<const TokenId> tokens, MatrixView<float> logits, bool last_only) const {
+    if (tokens.empty()) throw Error(ErrorKind::kUsage, "there are no tokens to run");
+    for (const TokenId id : tokens)
+      if (id < 0 || static_cast<size_t>(id) >= config_.vocab_size)
+        throw Error(ErrorKind::kUsage, cat("token id ", id, " is outside the vocabulary of ", config_.vocab_size));
+    if (logits.cols != config_.vocab_size || (logits.rows != tokens.size() && !last_only))
+      throw Error(ErrorKind::kUsage, cat("logits of ", logits.rows, " x ", logits.cols, " were asked for, there are ",
+                                         tokens.size(), " x ", config_.vocab_size));
+  }
+
+  void run_layers(std::span<const TokenId> tokens, const PassCaches& caches) {
+    const size_t count = tokens.size(), each = caches.shared() ? count : 1;
     activations_.reserve(count);
-    cache.begin_pass(count);
+    for (SlabCache* cache : caches.all()) cache->begin_pass(each);
     const auto hidden = activations_.hidden(count), normed = activations_.normed(count);
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t)
         weights_.embedding.load_row(static_cast<size_t>(tokens[t]), 0, config_.hidden_size, hidden.row(t));
     });
-    rope_table(frequencies_, static_cast<float>(config_.rope.attention_factor), cache.size(), count,
-               activations_.cosines.data(), activations_.sines.data());
+    const size_t half = config_.rope.dims / 2;
+    for (size_t t = 0; t < count; t += each)
+      rope_table(frequencies_, static_cast<float>(config_.rope.attention_factor), caches.position(t), each,
+                 activations_.cosines.data() + t * half, activations_.sines.data() + t * half);
     for (size_t i = 0; i < config_.layers; ++i) {
       const DecoderLayer& layer = weights_.layers[i];
       norm_rows(hidden, layer.attention_norm, config_.norm_eps, normed);
-      run_attention(layer, i, count, cache);
+      run_attention(layer, i, count, caches);
       add_rows(normed, hidden);
       norm_rows(hidden, layer.mlp_norm, config_.norm_eps, normed);
       run_mlp(layer, count);
       add_rows(normed, hidden);
+      if (layer_done_) layer_done_(i);
     }
-    cache.grow(count);
+    for (SlabCache* cache : caches.all()) cache->grow(each);
   }
 
   // normed -> normed
-  void run_attention(const DecoderLayer& layer, size_t index, size_t count, SlabCache& cache) {
+  void run_attention(const DecoderLayer& layer, size_t index, size_t count, const PassCaches& caches) {
     const auto normed = activations_.normed(count);
     const auto query = activations_.query(count), key = activations_.key(count), value = activations_.value(count);
     run({product(layer.query, query), product(layer.key, key), product(layer.value, value)}, normed);
-    const size_t past = cache.size(), dim = config_.head_dim, half = config_.rope.dims / 2;
+    const size_t dim = config_.head_dim, half = config_.rope.dims / 2;
     parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t) {
         const float* cosines = activations_.cosines.data() + t * half;
@@ -182,13 +228,22 @@ class Decoder final : public Model {
         for (size_t h = 0; h < config_.kv_heads; ++h) {
           float* head = key.row(t) + h * dim;
           place(head, layer.key_norm);
-          cache.store(index, h, past + t, head, value.row(t) + h * dim);
+          caches.of(t).store(index, h, caches.position(t), head, value.row(t) + h * dim);
         }
       }
     });
     const auto attended = activations_.attended(count);
-    attend(cache, {index, config_.heads, past, config_.window[index], config_.attention_scale}, query, attention_space_,
-           attended);
+    AttentionShape shape = {index, config_.heads, caches.position(0), config_.window[index], config_.attention_scale};
+    if (caches.shared()) {
+      attend(caches.of(0), shape, query, attention_space_, attended);
+    } else {
+      parallel_for(count, 1, [&](size_t t, size_t) {
+        static thread_local AttentionSpace space;
+        AttentionShape own_shape = shape;
+        own_shape.past = caches.position(t);
+        attend(caches.of(t), own_shape, row_of(query, t), space, row_of(attended, t));
+      });
+    }
     run({product(layer.attention_output, normed)}, attended);
   }
 
@@ -210,6 +265,7 @@ class Decoder final : public Model {
     norm_rows(rows, weights_.final_norm, config_.norm_eps, out);
     const WeightMatrix& head = weights_.lm_head ? *weights_.lm_head : weights_.embedding;
     run({{&head, weights_.lm_head_bias.empty() ? nullptr : weights_.lm_head_bias.data(), logits}}, out);
+    if (layer_done_) layer_done_(config_.layers);
   }
 
   // `products` of x; initialiser lists, so that the token loop allocates nothing.
@@ -245,6 +301,7 @@ class Decoder final : public Model {
 
   ModelConfig config_;
   DecoderWeights weights_;
+  std::function<void(size_t)> layer_done_;
   std::vector<float> frequencies_;  // radians per position of each rotated pair
   Activations activations_;
   AttentionSpace attention_space_;
@@ -253,8 +310,9 @@ class Decoder final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights) {
-  return std::make_unique<Decoder>(std::move(config), std::move(weights));
+std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights,
+                                    std::function<void(size_t)> layer_done) {
+  return std::make_unique<Decoder>(std::move(config), std::move(weights), std::move(layer_done));
 }
 
 }  // namespace nibble

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -39,7 +40,9 @@ struct DecoderTables {
 };
 DecoderTables load_tables(const ModelConfig& config, const Source& source, const LoadOptions& options);
 
-// The generic decoder: pre-norm blocks of grouped-query attention and a gated MLP.
-std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights);
+// The generic decoder: pre-norm blocks of grouped-query attention and a gated MLP. `layer_done`: see LoadOptions; may be
+// empty.
+std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights,
+                                    std::function<void(size_t)> layer_done = {});
 
 }  // namespace nibble

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 #include "core/interrupt.h"
@@ -191,11 +192,17 @@ DecoderWeights load_weights(const ModelConfig& config, const Source& source, con
   return weights;
 }
 
+void Model::forward_batch(std::span<const TokenId> tokens, std::span<KvCache* const> caches, MatrixView<float> logits) {
+  assert(tokens.size() == caches.size() && tokens.size() == logits.rows);
+  for (size_t i = 0; i < tokens.size(); ++i)
+    forward(tokens.subspan(i, 1), *caches[i], {logits.row(i), 1, logits.cols, logits.stride});
+}
+
 std::unique_ptr<Model> Model::load(const Source& source, const LoadOptions& options, Progress& progress) {
   ModelConfig config =
       with_context([&] { return source.path().string(); }, [&] { return parse_config(source.config()); });
   DecoderWeights weights = load_weights(config, source, options, progress);
-  return make_decoder(std::move(config), std::move(weights));
+  return make_decoder(std::move(config), std::move(weights), options.layer_done);
 }
 
 }  // namespace nibble

@@ -37,6 +37,9 @@ struct LoadOptions {
   bool copy_dense = false;
   // Called for every matrix before it is loaded; a returned weight is used instead (quantization on the fly).
   std::function<std::optional<WeightMatrix>(const StoredTensor&)> replace;
+  // Called whenever a pass has read the weights of a layer, with its number, and with the number of layers after the
+  // last matrix: mapped pages may be released.
+  std::function<void(size_t layer)> layer_done = {};
 };
 
 // How far quantized activations moved the products of one weight.
@@ -64,6 +67,11 @@ class Model {
   // Appends `tokens` to `cache`. logits is [tokens.size(), vocab], or [1, vocab] for the last token only.
   // Throws Error(kUsage) for ids outside the vocabulary and when the cache is full.
   virtual void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> logits) = 0;
+  // The next token of several sequences: appends tokens[i] to *caches[i] (all different) and gives logits[i], logits
+  // being [tokens.size(), vocab]. The same, up to rounding, as forward() for one after the other, which this does by
+  // default; models read their weights once for all. Throws as forward().
+  virtual void forward_batch(std::span<const TokenId> tokens, std::span<KvCache* const> caches,
+                             MatrixView<float> logits);
 
   // Runs `tokens` and compares what every weight at kInt8 gives with the same product in float, in the order of the
   // layers. Weights that are off by more than `tolerance` compute in float from then on.

@@ -10,7 +10,6 @@
 #include "core/interrupt.h"
 #include "core/threads.h"
 #include "kernels/kernels.h"
-#include "model/sampler.h"
 
 namespace nibble {
 namespace {
@@ -155,30 +154,6 @@ Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, c
   result.nll /= static_cast<double>(all.size());
   if (ref) result.ref = summarize_comparison(all);
   return result;
-}
-
-std::vector<TokenId> sample_windows(Model& model, size_t windows, size_t ctx, uint64_t seed, Progress& progress) {
-  const size_t vocab = model.config().vocab_size;
-  const auto cache = model.make_cache(ctx, CacheType::kF32);
-  std::vector<TokenId> tokens;
-  tokens.reserve(windows * ctx);
-  std::vector<float> logits(vocab);
-  Random random(seed);
-  for (size_t w = 0; w < windows; ++w) {
-    // A sampler of its own for each window: more windows leave the first ones as they are.
-    Sampler sampler({.temperature = 1.0f, .top_k = 0, .top_p = 1.0f, .seed = random.next()}, vocab);
-    cache->truncate(0);
-    auto next = static_cast<TokenId>(random.next() % vocab);
-    for (size_t i = 0; i < ctx; ++i) {
-      check_interrupted();
-      progress.update(w * ctx + i, windows * ctx, "sampling text from the model");
-      tokens.push_back(next);
-      if (i + 1 == ctx) break;
-      model.forward(std::span(&next, 1), *cache, matrix(logits.data(), 1, vocab));
-      next = sampler.sample(logits);
-    }
-  }
-  return tokens;
 }
 
 }  // namespace nibble

@@ -46,7 +46,4 @@ struct Evaluation {
 Evaluation evaluate(Model& model, Model* ref, std::span<const TokenId> tokens, const EvalOptions& options,
                     Progress& progress);
 
-// `windows` x `ctx` tokens sampled from the model itself: temperature 1, each window from a random first token. Seeded.
-std::vector<TokenId> sample_windows(Model& model, size_t windows, size_t ctx, uint64_t seed, Progress& progress);
-
 }  // namespace nibble

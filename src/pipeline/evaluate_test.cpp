@@ -150,13 +150,5 @@ TEST(Evaluate, SummaryInterpolatesBetweenOrderStatistics) {
   EXPECT_DOUBLE_EQ(d.max, 5);
 }
 
-TEST(SampleWindows, IsSeededAndEarlierWindowsDoNotDependOnTheNumber) {
-  FakeModel model(1.0);
-  const auto two = sample_windows(model, 2, 6, 7, no_progress()), three = sample_windows(model, 3, 6, 7, no_progress());
-  ASSERT_EQ(two.size(), 12u);
-  EXPECT_TRUE(std::equal(two.begin(), two.end(), three.begin()));
-  EXPECT_NE(two, sample_windows(model, 2, 6, 8, no_progress()));
-}
-
 }  // namespace
 }  // namespace nibble
