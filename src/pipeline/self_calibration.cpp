@@ -129,6 +129,7 @@ std::vector<std::vector<TokenId>> sample_texts(Model& model, const SampleOptions
          options.count * options.length, progress);
   }
   std::vector<std::vector<TokenId>> result;
+  result.reserve(texts.size());
   for (Text& text : texts) result.push_back(std::move(text.tokens));
   return result;
 }
