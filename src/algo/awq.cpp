@@ -106,7 +106,7 @@ class AwqScales final : public Equalizer {
       candidates.push_back(scales_of(input, weights, static_cast<double>(i) / static_cast<double>(n_grid_)));
     std::vector<double> errors(candidates.size());
     parallel_for(candidates.size(), 1, [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i) errors[i] = error_of(input, candidates[i]);
+      for (size_t i = begin; i < end; ++i) errors[i] = weight_error(input, rounding_, rows_, candidates[i]);
     });
     return candidates[static_cast<size_t>(std::min_element(errors.begin(), errors.end()) - errors.begin())];
   }
@@ -126,19 +126,6 @@ class AwqScales final : public Equalizer {
     std::vector<float> scales(cols);
     for (size_t c = 0; c < cols; ++c) scales[c] = static_cast<float>(s[c] / middle);
     return scales;
-  }
-
-  double error_of(const EqualizerInput& input, std::span<const float> scales) const {
-    double error = 0;
-    for (size_t i = 0; i < input.weights.size(); ++i) {
-      MatrixView<const float> w = input.weights[i];
-      const size_t step = std::max<size_t>(1, w.rows / rows_);
-      w = {w.data, w.rows / step, w.cols, w.stride * step};
-      const std::vector<float> difference =
-          scaled_rounding(w, input.specs[i], rounding_, input.stats.mean_square, scales);
-      error += input_error(input, matrix(difference.data(), w.rows, w.cols));
-    }
-    return error;
   }
 
   double alpha_;

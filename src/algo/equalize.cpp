@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "quant/factor_products.h"
+#include "quant/output_error.h"
 
 namespace nibble {
 
@@ -27,23 +27,25 @@ std::vector<float> scaled_rounding(MatrixView<const float> weight, const QuantSp
 }
 
 double input_error(const EqualizerInput& input, MatrixView<const float> difference) {
+  if (input.inputs != nullptr && !input.inputs->factor.empty()) return output_error(*input.inputs, difference);
   double error = 0;
-  if (input.inputs == nullptr || input.inputs->factor.empty()) {
-    for (size_t r = 0; r < difference.rows; ++r)
-      for (size_t c = 0; c < difference.cols; ++c)
-        error += double{input.stats.mean_square[c]} * double{difference.row(r)[c]} * double{difference.row(r)[c]};
-    return error;
-  }
-  std::vector<float> outputs(difference.rows * difference.cols);
-  times_factor_transposed(*input.inputs, difference, matrix(outputs.data(), difference.rows, difference.cols));
-  double damped = 0;
   for (size_t r = 0; r < difference.rows; ++r)
-    for (size_t c = 0; c < difference.cols; ++c) {
-      const double output = double{outputs[r * difference.cols + c]}, d = double{difference.row(r)[c]};
-      error += output * output;
-      damped += d * d;
-    }
-  return std::max(0.0, error - input.inputs->damp * damped);
+    for (size_t c = 0; c < difference.cols; ++c)
+      error += double{input.stats.mean_square[c]} * double{difference.row(r)[c]} * double{difference.row(r)[c]};
+  return error;
+}
+
+double weight_error(const EqualizerInput& input, const Algorithm& rounding, size_t rows,
+                    std::span<const float> scales) {
+  double error = 0;
+  for (size_t i = 0; i < input.weights.size(); ++i) {
+    MatrixView<const float> w = input.weights[i];
+    const size_t step = std::max<size_t>(1, w.rows / rows);
+    w = {w.data, w.rows / step, w.cols, w.stride * step};
+    const std::vector<float> difference = scaled_rounding(w, input.specs[i], rounding, input.stats.mean_square, scales);
+    error += static_cast<double>(step) * input_error(input, matrix(difference.data(), w.rows, w.cols));
+  }
+  return error;
 }
 
 }  // namespace nibble

@@ -15,4 +15,7 @@ std::vector<float> scaled_rounding(MatrixView<const float> weight, const QuantSp
 // tr(D H D^T) of D, [rows, cols]; with the diagonal of H alone where there is no factor.
 double input_error(const EqualizerInput& input, MatrixView<const float> difference);
 
+// The sum over the linears of tr(D H D^T), D = scaled_rounding(), on about `rows` evenly spaced rows of each.
+double weight_error(const EqualizerInput& input, const Algorithm& rounding, size_t rows, std::span<const float> scales);
+
 }  // namespace nibble
