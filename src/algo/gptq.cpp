@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "algo/code_descent.h"
 #include "algo/fit_grids.h"
 #include "algo/lane_rows.h"
 #include "algo/scale_refit.h"
@@ -20,8 +21,12 @@ constexpr AlgorithmOption kOptions[] = {
     {"refit", 1, 0, 1, "1: scales (and mins) are fitted again to the finished codes"},
     {"passes", 1, 1, 20,
      "times that all is rounded, each time to the scales refitted after the last; the best is kept"},
+    {"sweeps", 0, 0, 100,
+     "then, this many times: each code becomes the best one while all others stay, and scales are refitted"},
     {"block_size", 128, 1, 65536, "columns rounded in all rows before the next; a matter of speed only"},
 };
+
+constexpr double kLeastGain = 1e-5;  // below it is rounding error
 
 // Rounds column after column, each time moving what is left of the weights to make up for the error in the outputs
 // (Frantar et al. 2022, arXiv 2210.17323); see LaneRows. A row that this does
@@ -39,6 +44,7 @@ class Gptq final : public Algorithm {
     weights_ = static_cast<GridWeights>(static_cast<int>(value("mse")));
     refit_ = value("refit") != 0;
     passes_ = static_cast<int>(value("passes"));
+    sweeps_ = static_cast<int>(value("sweeps"));
     block_size_ = static_cast<size_t>(value("block_size"));
     if (!static_groups_ && order_ == ColumnOrder::kActOrder)
       throw Error(
@@ -69,6 +75,18 @@ class Gptq final : public Algorithm {
       else
         round_columns(context, blocks);
       for (LaneRows& rows : blocks) rows.sum_errors(context);
+      if (refit_ && !rounding.spec.per_tensor) refit_scales(context, blocks);
+      keep_best(context, blocks, least, q);
+    }
+    if (sweeps_ == 0) return q;
+    const CodeDescent descent(context);
+    for (int sweep = 0; sweep < sweeps_; ++sweep) {
+      for (LaneRows& rows : blocks) {
+        if (sweep == 0) rows = LaneRows(context, q, rows.first);  // the best so far
+        if (refit_ && sweep > 0) rows.measure(context);           // the scales have changed
+        descent.sweep(rows);
+        rows.sum_errors(context);
+      }
       if (refit_ && !rounding.spec.per_tensor) refit_scales(context, blocks);
       keep_best(context, blocks, least, q);
     }
@@ -111,7 +129,7 @@ class Gptq final : public Algorithm {
                         QuantizedMatrix& q) {
     for (const LaneRows& rows : blocks)
       for (size_t lane = 0; lane < rows.count; ++lane) {
-        if (!(rows.error[lane] < least[rows.first + lane])) continue;
+        if (!(rows.error[lane] < (1 - kLeastGain) * least[rows.first + lane])) continue;
         least[rows.first + lane] = rows.error[lane];
         rows.store(context, lane, q);
       }
@@ -122,7 +140,7 @@ class Gptq final : public Algorithm {
   bool static_groups_ = true;
   GridWeights weights_ = GridWeights::kImportance;
   bool refit_ = true;
-  int passes_ = 1;
+  int passes_ = 1, sweeps_ = 0;
   size_t block_size_ = 1;
 };
 

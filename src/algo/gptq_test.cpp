@@ -309,6 +309,31 @@ TEST(Gptq, MorePassesNeverRaiseARowsError) {
   }
 }
 
+TEST(Gptq, SweepsNeverRaiseARowsError) {
+  for (const QuantSpec& spec : some_specs()) {
+    const Problem p(33, 70, 13);
+    const Doubles none = p.errors(p.run("gptq", spec)), three = p.errors(p.run("gptq", spec, {{"sweeps", 3}}));
+    for (size_t r = 0; r < p.rows; ++r) ASSERT_LE(three[r], none[r] * (1 + 1e-6)) << describe(spec) << " row " << r;
+    if (spec.bits <= 4 && spec.grid == Grid::kInt) {
+      EXPECT_LT(total(three), total(none)) << describe(spec);
+    }
+  }
+}
+
+// When sweeps end, no other code in any single place has a smaller damped error.
+TEST(Gptq, SweepsEndWhereNoSingleCodeIsWrong) {
+  Problem p(8, 45, 14);
+  const QuantSpec spec{.bits = 2, .group = 16, .symmetric = false};
+  const auto q = p.run("gptq", spec, {{"sweeps", 50}, {"refit", 0}, {"percdamp", 0}});
+  const Doubles found = p.errors(q);
+  for (size_t i = 0; i < q.codes.size(); ++i)
+    for (uint8_t code = 0; code < 4; ++code) {
+      QuantizedMatrix other = q;
+      other.codes[i] = code;
+      ASSERT_GE(p.errors(other)[i / 45], found[i / 45] * (1 - 1e-5)) << i;
+    }
+}
+
 TEST(Gptq, BeatsSearchAndRoundToNearest) {
   const Problem p(64, 128, 7);
   for (const int bits : {2, 3, 4}) {

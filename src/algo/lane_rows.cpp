@@ -75,44 +75,56 @@ void LaneRows::load_weights(const LaneContext& context) {
 }
 
 void LaneRows::round_columns(const LaneContext& context, size_t begin, size_t end) {
-  const QuantSpec& spec = context.rounding.spec;
-  const auto top = static_cast<float>((1 << spec.bits) - 1);
   for (size_t at = begin; at < end; at += kLaneBlock) {
     const size_t columns = std::min(kLaneBlock, end - at);
     const float* rows[kLaneBlock];
-    kernels::LaneGrid grids[kLaneBlock];
-    for (size_t i = 0; i < columns; ++i) {
-      rows[i] = context.inputs.row(at + i);
-      const size_t g = context.group_at[at + i] * kRowLanes;
-      grids[i] = {scale.data() + g, zero.data() + g, offset.data() + g};
-    }
-    float* const differences = x.data() + at * kRowLanes;
+    for (size_t i = 0; i < columns; ++i) rows[i] = context.inputs.row(at + i);
     float* const sums = residual.data() + at * kRowLanes;
-    uint8_t* const out = codes.data() + at * kRowLanes;
     context.kernels.products(rows, columns, x.data(), at, sums);
-    if (context.integer) {
-      context.kernels.round({rows, at, columns, grids, top, differences, sums, out});
-    } else {
-      for (size_t i = 0; i < columns; ++i) {
-        const float diagonal = rows[i][at + i], inverse = 1.0f / diagonal;
-        for (size_t lane = 0; lane < kRowLanes; ++lane) {
-          const size_t k = i * kRowLanes + lane;
-          const float level =
-              nearest_level(spec, {grids[i].scale[lane], 0}, differences[k] + sums[k] * inverse, out + k);
-          differences[k] -= grids[i].scale[lane] * level;
-          sums[k] += diagonal * differences[k];
-          for (size_t later = i + 1; later < columns; ++later)
-            sums[later * kRowLanes + lane] += rows[later][at + i] * differences[k];
-        }
+    round_block(context, at, columns, rows, at, sums);
+  }
+}
+
+void LaneRows::round_block(const LaneContext& context, size_t at, size_t columns, const float* const* rows,
+                           size_t first_column, float* sums) {
+  const QuantSpec& spec = context.rounding.spec;
+  const auto top = static_cast<float>((1 << spec.bits) - 1);
+  kernels::LaneGrid grids[kLaneBlock];
+  for (size_t i = 0; i < columns; ++i) {
+    const size_t g = context.group_at[at + i] * kRowLanes;
+    grids[i] = {scale.data() + g, zero.data() + g, offset.data() + g};
+  }
+  float* const differences = x.data() + at * kRowLanes;
+  uint8_t* const out = codes.data() + at * kRowLanes;
+  if (context.integer) {
+    context.kernels.round({rows, first_column, columns, grids, top, differences, sums, out});
+  } else {
+    for (size_t i = 0; i < columns; ++i) {
+      const float diagonal = rows[i][first_column + i], inverse = 1.0f / diagonal;
+      for (size_t lane = 0; lane < kRowLanes; ++lane) {
+        const size_t k = i * kRowLanes + lane;
+        const float level = nearest_level(spec, {grids[i].scale[lane], 0}, differences[k] + sums[k] * inverse, out + k);
+        differences[k] -= grids[i].scale[lane] * level;
+        sums[k] += diagonal * differences[k];
+        for (size_t later = i + 1; later < columns; ++later)
+          sums[later * kRowLanes + lane] += rows[later][first_column + i] * differences[k];
       }
     }
-    // A column without input has an off-diagonal of 0: its difference went nowhere else.
-    for (size_t i = 0; i < columns; ++i)
-      if (context.dead[at + i]) {
-        std::fill_n(differences + i * kRowLanes, kRowLanes, 0.0f);
-        std::fill_n(sums + i * kRowLanes, kRowLanes, 0.0f);
-      }
   }
+  // A column without input has an off-diagonal of 0: its difference went nowhere else.
+  for (size_t i = 0; i < columns; ++i)
+    if (context.dead[at + i]) {
+      std::fill_n(differences + i * kRowLanes, kRowLanes, 0.0f);
+      std::fill_n(sums + i * kRowLanes, kRowLanes, 0.0f);
+    }
+}
+
+float LaneRows::value_at(const LaneContext& context, size_t i, size_t lane) const {
+  const size_t g = context.group_at[i] * kRowLanes + lane;
+  const uint8_t code = codes[i * kRowLanes + lane];
+  const float level =
+      context.integer ? static_cast<float>(code) - zero[g] : code_value(context.rounding.spec, {}, code);
+  return scale[g] * level + offset[g];
 }
 
 // Moves m with (sum over these positions) m L^T = sums of the positions before, by forward substitution.
@@ -136,16 +148,10 @@ std::vector<float> LaneRows::compensated(const LaneContext& context, size_t begi
 }
 
 void LaneRows::measure(const LaneContext& context) {
-  const QuantSpec& spec = context.rounding.spec;
   load_weights(context);
   for (size_t i = 0; i < context.cols; ++i) {
     if (context.dead[i]) continue;
-    const size_t g = context.group_at[i] * kRowLanes;
-    for (size_t lane = 0; lane < kRowLanes; ++lane) {
-      const uint8_t code = codes[i * kRowLanes + lane];
-      const float level = context.integer ? static_cast<float>(code) - zero[g + lane] : code_value(spec, {}, code);
-      x[i * kRowLanes + lane] -= scale[g + lane] * level + offset[g + lane];
-    }
+    for (size_t lane = 0; lane < kRowLanes; ++lane) x[i * kRowLanes + lane] -= value_at(context, i, lane);
   }
   multiply_lanes(context.inputs, x.data(), residual.data());
   sum_errors(context);

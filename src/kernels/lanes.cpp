@@ -57,7 +57,19 @@ void gram(const float* v, size_t count, size_t depth, float* sums) noexcept {
     }
 }
 
-constexpr LaneTable kScalarLanes = {"scalar", products, round, gram};
+void gather(const float* l, size_t row, size_t rows, const float* e, float* sums) noexcept {
+  for (size_t i = 0; i < rows; l += row + ++i)
+    for (size_t k = 0; k < kLaneBlock; ++k)
+      for (size_t lane = 0; lane < kRowLanes; ++lane) sums[k * kRowLanes + lane] += l[k] * e[i * kRowLanes + lane];
+}
+
+void spread(const float* l, size_t row, size_t rows, const float* d, float* e) noexcept {
+  for (size_t i = 0; i < rows; l += row + ++i)
+    for (size_t k = 0; k < kLaneBlock; ++k)
+      for (size_t lane = 0; lane < kRowLanes; ++lane) e[i * kRowLanes + lane] += l[k] * d[k * kRowLanes + lane];
+}
+
+constexpr LaneTable kScalarLanes = {"scalar", products, round, gram, gather, spread};
 
 }  // namespace
 

@@ -37,6 +37,11 @@ struct LaneTable {
   void (*round)(const LaneColumns& p) noexcept;
   // sums[g (g + 1) / 2 + h][lane] += sum_{i < depth} v[g][i][lane] * v[h][i][lane] for h <= g < count.
   void (*gram)(const float* v, size_t count, size_t depth, float* sums) noexcept;
+  // Products with kLaneBlock columns of a packed lower triangle from `row` on: l points at their first element in that
+  // row, the same element of the next row is row + 1 floats further, and so on; all `rows` of them have these columns.
+  //   gather: sums[k][lane] += sum_i l_i[k] * e[i][lane]     spread: e[i][lane] += sum_k l_i[k] * d[k][lane]
+  void (*gather)(const float* l, size_t row, size_t rows, const float* e, float* sums) noexcept;
+  void (*spread)(const float* l, size_t row, size_t rows, const float* d, float* e) noexcept;
 };
 
 struct Table;

@@ -37,7 +37,7 @@ NIBBLE_INLINE void store_codes(uint8_t* p, Vec v) {
 NIBBLE_TARGET_END
 
 extern const LaneTable avx2_lanes;
-const LaneTable avx2_lanes = {"avx2", products, round, gram};
+const LaneTable avx2_lanes = {"avx2", products, round, gram, gather, spread};
 
 }  // namespace nibble::kernels
 #endif

@@ -35,7 +35,7 @@ NIBBLE_INLINE void store_codes(uint8_t* p, Vec v) {
 NIBBLE_TARGET_END
 
 extern const LaneTable avx512_lanes;
-const LaneTable avx512_lanes = {"avx512", products, round, gram};
+const LaneTable avx512_lanes = {"avx512", products, round, gram, gather, spread};
 
 }  // namespace nibble::kernels
 #endif

@@ -142,6 +142,41 @@ TEST_P(Lanes, GramAgreesWithDouble) {
     }
 }
 
+TEST_P(Lanes, ColumnsOfATriangleAgreeWithDouble) {
+  const LaneTable& lanes = lane_table(table());
+  for (const size_t rows : {0u, 1u, 2u, 5u, 40u})
+    for (const size_t column : {0u, 3u}) {
+      // Rows first, first + 1, ... of a packed triangle, its last element the last one read.
+      const size_t first = column + kLaneBlock, last = first + rows;
+      const auto start = [](size_t i) { return i * (i + 1) / 2; };
+      const size_t size = rows == 0 ? 0 : start(last - 1) + column + kLaneBlock;
+      const auto l = random_floats(size, 1), e = random_floats(rows * kRowLanes, 2),
+                 d = random_floats(kLaneBlock * kRowLanes, 3);
+      auto sums = d, spread = e;
+      const float* const at = rows == 0 ? nullptr : l.data() + start(first) + column;
+      lanes.gather(at, first, rows, e.data(), sums.data());
+      lanes.spread(at, first, rows, d.data(), spread.data());
+      for (size_t lane = 0; lane < kRowLanes; ++lane) {
+        for (size_t k = 0; k < kLaneBlock; ++k) {
+          double want = double{d[k * kRowLanes + lane]}, magnitude = std::abs(want);
+          for (size_t i = 0; i < rows; ++i) {
+            const double term = double{l[start(first + i) + column + k]} * double{e[i * kRowLanes + lane]};
+            want += term, magnitude += std::abs(term);
+          }
+          ASSERT_NEAR(sums[k * kRowLanes + lane], want, 1e-6 * magnitude) << rows;
+        }
+        for (size_t i = 0; i < rows; ++i) {
+          double want = double{e[i * kRowLanes + lane]}, magnitude = std::abs(want);
+          for (size_t k = 0; k < kLaneBlock; ++k) {
+            const double term = double{l[start(first + i) + column + k]} * double{d[k * kRowLanes + lane]};
+            want += term, magnitude += std::abs(term);
+          }
+          ASSERT_NEAR(spread[i * kRowLanes + lane], want, 1e-6 * magnitude) << rows;
+        }
+      }
+    }
+}
+
 NIBBLE_FOR_EVERY_TABLE(Lanes);
 
 }  // namespace

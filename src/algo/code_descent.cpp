@@ -1,0 +1,63 @@
+#include "algo/code_descent.h"
+
+#include <algorithm>
+
+namespace nibble {
+
+using kernels::kLaneBlock;
+
+CodeDescent::CodeDescent(const LaneContext& context)
+    : context_(context), blocks_((context.cols + kLaneBlock - 1) / kLaneBlock * kLaneBlock * kLaneBlock) {
+  float* block = blocks_.data();
+  for (size_t at = 0; at < context.cols; at += kLaneBlock, block += kLaneBlock * kLaneBlock)
+    for (size_t i = at; i < context.cols; ++i) {
+      const float* const row = context.inputs.row(i) + at;
+      const size_t count = std::min(kLaneBlock, i + 1 - at);
+      for (size_t k = 0; k < count; ++k)
+        for (size_t j = 0; j < count; ++j) block[k * kLaneBlock + j] += row[k] * row[j];
+    }
+}
+
+// With H = L^T L and e = d L^T the gradient is g = e L. The best difference of column k alone is d_k - g_k / H_kk: its
+// weight is rounded to w_k + s_k / H_kk, s_k = g_k - d_k H_kk. That is what round_block() does with rows of H for rows
+// of L, once the present differences of its own columns are taken out of the sums.
+void CodeDescent::sweep(LaneRows& rows) const {
+  const size_t n = context_.cols;
+  const float* block = blocks_.data();
+  float sums[kLaneBlock * kRowLanes], moves[kLaneBlock * kRowLanes];
+  for (size_t at = 0; at < n; at += kLaneBlock, block += kLaneBlock * kLaneBlock) {
+    const size_t count = std::min(kLaneBlock, n - at), behind = at + count;
+    const float* const tail = behind < n ? context_.inputs.row(behind) + at : nullptr;  // rows that have all columns
+    float* const residual = rows.residual.data() + at * kRowLanes;
+    float* const x = rows.x.data() + at * kRowLanes;
+    const float* of_block[kLaneBlock];
+    std::fill_n(sums, count * kRowLanes, 0.0f);
+    if (tail != nullptr) context_.kernels.gather(tail, behind, n - behind, residual + count * kRowLanes, sums);
+    for (size_t k = 0; k < count; ++k) {
+      of_block[k] = block + k * kLaneBlock;
+      float* const sum = sums + k * kRowLanes;
+      for (size_t i = k; i < count; ++i) {
+        const float factor = context_.inputs.row(at + i)[at + k];
+        for (size_t lane = 0; lane < kRowLanes; ++lane) sum[lane] += factor * residual[i * kRowLanes + lane];
+      }
+      for (size_t j = 0; j <= k; ++j)
+        for (size_t lane = 0; lane < kRowLanes; ++lane) sum[lane] -= of_block[k][j] * x[j * kRowLanes + lane];
+    }
+    for (size_t k = 0; k < count; ++k)
+      for (size_t lane = 0; lane < kRowLanes; ++lane) {
+        moves[k * kRowLanes + lane] = -x[k * kRowLanes + lane];
+        if (!context_.dead[at + k]) x[k * kRowLanes + lane] += rows.value_at(context_, at + k, lane);
+      }
+    rows.round_block(context_, at, count, of_block, 0, sums);
+    for (size_t k = 0; k < count * kRowLanes; ++k) moves[k] += x[k];
+    for (size_t k = 0; k < count; ++k)
+      for (size_t i = k; i < count; ++i) {
+        const float factor = context_.inputs.row(at + i)[at + k];
+        for (size_t lane = 0; lane < kRowLanes; ++lane)
+          residual[i * kRowLanes + lane] += factor * moves[k * kRowLanes + lane];
+      }
+    if (tail != nullptr) context_.kernels.spread(tail, behind, n - behind, moves, residual + count * kRowLanes);
+  }
+}
+
+}  // namespace nibble
