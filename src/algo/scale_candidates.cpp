@@ -4,27 +4,12 @@
 #include <bit>
 #include <cmath>
 
+#include "kernels/grid_errors.h"
+#include "kernels/kernels.h"
 #include "quant/quantized_matrix.h"
 
 namespace nibble {
 namespace {
-
-// Rounds to the nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bits. Unlike
-// nearbyint it vectorises on every CPU.
-inline float round_small(float x) { return (x + 12582912.0f) - 12582912.0f; }
-
-// Adds h (w - value)^2 to each candidate's error for one weight. The value is clamped before it is rounded, which is
-// the same for whole bounds.
-void add_integer_errors(float w, float h, const float* inverse, const float* scale, const float* low, const float* high,
-                        float* error, size_t n) {
-  for (size_t i = 0; i < n; ++i) {
-    float code = w * inverse[i];
-    code = code > low[i] ? code : low[i];
-    code = code < high[i] ? code : high[i];
-    const float difference = round_small(code) * scale[i] - w;
-    error[i] += h * difference * difference;
-  }
-}
 
 // A 16-level grid as a staircase: the lowest level, then up by `rise` at each `middle` between two levels.
 struct Staircase {
@@ -151,8 +136,9 @@ const GroupScale* ScaleCandidates::best(const QuantSpec& spec, std::span<const f
   if (n == 0) return nullptr;
   error_.assign(n, 0.0f);
   if (spec.grid == Grid::kInt) {
-    for (size_t j = 0; j < w.size(); ++j)
-      add_integer_errors(w[j], h[j], inverse_.data(), scale_.data(), low_.data(), high_.data(), error_.data(), n);
+    static const kernels::GridErrorTable& kernel = kernels::grid_error_table(kernels::active());
+    kernel.integers(
+        {w.data(), h.data(), w.size(), scale_.data(), inverse_.data(), low_.data(), high_.data(), n, error_.data()});
   } else if (spec.grid == Grid::kFP8) {
     for (size_t j = 0; j < w.size(); ++j) add_fp8_errors(w[j], h[j], inverse_.data(), scale_.data(), error_.data(), n);
   } else {
