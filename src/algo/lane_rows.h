@@ -39,13 +39,13 @@ struct LaneRows {
   std::vector<double> error;        // [kRowLanes]: d H d^T
 
   void load_weights(const LaneContext& context);
-  float value_at(const LaneContext& context, size_t position, size_t lane) const;
+  float value_at(const LaneContext& context, size_t i, size_t lane) const;  // of the code at position i
   // Positions [begin, end), those before are done.
   void round_columns(const LaneContext& context, size_t begin, size_t end);
-  // Rounds x at positions `at`.. to x + sums / diagonal, one after the other: rows[i], up to the diagonal at first + i,
-  // say what the difference of one adds to the sums of the later ones. `count` positions, kLaneBlock at most; sums are
-  // [count, kRowLanes] and become those with all differences.
-  void round_block(const LaneContext& context, size_t at, size_t count, const float* const* rows, size_t first,
+  // Rounds x at positions `at`.. to x + sums / diagonal, one after the other: rows[i], up to its diagonal at
+  // first_column + i, says what the difference of one adds to the sums of the later ones. kLaneBlock columns at most;
+  // sums are [columns, kRowLanes] and become those with all differences.
+  void round_block(const LaneContext& context, size_t at, size_t columns, const float* const* rows, size_t first_column,
                    float* sums);
   // [end - begin, kRowLanes]: the weights at these positions as the error of those before has moved them, for the least
   // error if nothing more were rounded. Positions before `begin` are done, later ones are not.
