@@ -96,6 +96,10 @@ void run(const Options& o) {
     o.common.emit(result);
     return check_gates(gates, result);
   }
+  if (plan.calibration)
+    o.common.note(cat("calibrating on ", plan.calibration->from, ", at most ", plan.calibration->samples, " x ",
+                      plan.calibration->seqlen, " tokens; predicted peak memory ",
+                      format_bytes(plan.predicted_peak_bytes)));
   const QuantizeResult result =
       run_plan(*source, plan, formats, o.out, {o.force, o.resume}, *o.common.progress("quantize"));
   const OrderedJson json = to_json(result, plan);

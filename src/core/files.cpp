@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <system_error>
 
 #include "core/error.h"
@@ -131,6 +132,17 @@ void copy_file_synced(const fs::path& from, const fs::path& to) {
     release_pages(chunk);
   }
   file.sync_and_close();
+}
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name = (fs::temp_directory_path() / "nibble-XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) throw io_error(cat("cannot create the folder ", name), errno);
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
 }
 
 StagedOutput::StagedOutput(fs::path destination, bool folder, bool force, bool resume)

@@ -36,6 +36,19 @@ class OutputFile {
 void write_text_file(const std::filesystem::path& path, std::string_view text);
 void copy_file_synced(const std::filesystem::path& from, const std::filesystem::path& to);
 
+// A fresh folder among the system's temporary ones, removed with everything in it. Throws Error(kIo).
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
 // A destination that appears whole or not at all: work happens in "OUT.partial" beside it, commit() renames.
 class StagedOutput {
  public:

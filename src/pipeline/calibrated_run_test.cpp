@@ -11,6 +11,7 @@
 #include "core/threads.h"
 #include "model/block_sequence.h"
 #include "model/model.h"
+#include "pipeline/on_the_fly.h"
 #include "pipeline/quantize.h"
 #include "pipeline/tiny_model.h"
 
@@ -25,8 +26,9 @@ std::vector<std::vector<TokenId>> random_documents(size_t count, size_t length, 
   return documents;
 }
 
-std::vector<float> logits_of(const Source& source, const std::vector<TokenId>& tokens) {
-  const auto model = Model::load(source);
+std::vector<float> logits_of(const Source& source, const std::vector<TokenId>& tokens,
+                             const LoadOptions& options = {}) {
+  const auto model = Model::load(source, options);
   std::vector<float> logits(tokens.size() * model->config().vocab_size);
   const auto cache = model->make_cache(tokens.size(), CacheType::kF32);
   model->forward(tokens, *cache, matrix(logits.data(), tokens.size(), model->config().vocab_size));
@@ -168,6 +170,34 @@ TEST_F(CalibratedRun, WithoutResumeStartsAnew) {
   run("out", "gptq");
   run("whole", "gptq");
   EXPECT_EQ(bytes("out"), bytes("whole"));
+}
+
+TEST_F(CalibratedRun, OnTheFlyGivesTheSameWeights) {
+  run("out", "gptq");
+  const auto written = Source::open(folder_ / "out");
+  const LoadOptions options = quantize_on_load(*source_, request_);
+  const std::vector<TokenId> tokens = random_documents(1, 12, 9).front();
+  EXPECT_EQ(logits_of(*source_, tokens, options), logits_of(*written, tokens));
+}
+
+// Equalizers move factors between tensors, and with 8 bits there is next to no rounding that could hide a wrong one.
+TEST_F(CalibratedRun, FoldsKeepTheFunction) {
+  request_.change.bits = 8;
+  request_.change.symmetric = false;
+  const std::vector<TokenId> tokens = random_documents(1, 12, 9).front();
+  const std::vector<float> want = logits_of(*source_, tokens);
+  double most = 0;
+  for (const float x : want) most = std::max(most, std::abs(static_cast<double>(x)));
+  for (const char* algorithm : {"awq", "smoothquant,gptq", "awq,gptq"}) {
+    run(algorithm, algorithm);
+    const auto written = Source::open(folder_ / algorithm);
+    std::vector<float> before(64), after(64);
+    source_->get("model.layers.1.input_layernorm.weight").read_rows(0, 1, before.data());
+    written->get("model.layers.1.input_layernorm.weight").read_rows(0, 1, after.data());
+    EXPECT_NE(before, after) << algorithm;
+    const std::vector<float> got = logits_of(*written, tokens);
+    for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 0.01 * most) << algorithm;
+  }
 }
 
 TEST_F(CalibratedRun, CalibrationThatNothingLooksAtIsRefused) {

@@ -62,7 +62,7 @@ LoadedModel load_model(const std::filesystem::path& path, const ModelChoices& ch
   if (const auto request = quantization(choices)) {
     const QuantizePlan plan = make_plan(*loaded.source, *request, nullptr);
     loaded.totals = {plan.parameters, plan.bytes_after};
-    options = quantize_on_load(*loaded.source, *request, &loaded.warnings);
+    options = quantize_on_load(*loaded.source, *request, &loaded.warnings, progress);
   }
   options.compute = choices.compute;
   options.copy_dense = choices.copy_dense;

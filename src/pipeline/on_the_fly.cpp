@@ -1,7 +1,10 @@
 #include "pipeline/on_the_fly.h"
 
+#include "core/files.h"
 #include "core/interrupt.h"
 #include "core/threads.h"
+#include "pipeline/calibrated_run.h"
+#include "pipeline/calibration_data.h"
 #include "pipeline/plan.h"
 #include "pipeline/row_slices.h"
 
@@ -29,16 +32,33 @@ WeightMatrix quantize_weight(const PlannedTensor& planned, const AlgorithmChain&
   return weight;
 }
 
+CalibratedTensors calibrate(const Source& source, const QuantizePlan& plan, Progress& progress) {
+  for (const auto& [names, chain] : plan.algorithms)
+    if (!chain->equalizers().empty())
+      throw Error(ErrorKind::kUsage, cat(names, " changes norms too; write the model with `nibble quantize`"));
+  const TemporaryFolder work;  // the codes stay mapped when it is gone
+  const CalibrationData data = load_calibration(source, *plan.calibration, progress);
+  return quantize_blocks(source, plan, data.documents, plan.stream, work.path(), progress);
+}
+
 }  // namespace
 
-LoadOptions quantize_on_load(const Source& source, const QuantizeRequest& request, std::vector<std::string>* warnings) {
+LoadOptions quantize_on_load(const Source& source, const QuantizeRequest& request, std::vector<std::string>* warnings,
+                             Progress& progress) {
   const auto plan = std::make_shared<const QuantizePlan>(make_plan(source, request, nullptr));
   if (warnings) *warnings = plan->warnings;
+  const auto calibrated = std::make_shared<CalibratedTensors>();
+  if (plan->calibration) *calibrated = calibrate(source, *plan, progress);
   LoadOptions options;
   options.dtype = request.dtype;
-  options.replace = [plan](const StoredTensor& tensor) -> std::optional<WeightMatrix> {
+  options.replace = [plan, calibrated](const StoredTensor& tensor) -> std::optional<WeightMatrix> {
     for (const PlannedTensor& planned : plan->tensors) {
       if (planned.source != &tensor || planned.action != PlannedTensor::Action::kQuantize) continue;
+      if (planned.calibrated) {
+        WeightMatrix weight(calibrated->weights.find(planned.name)->second);
+        weight.activations = planned.activations;
+        return weight;
+      }
       return with_context([&] { return planned.name; },
                           [&] { return quantize_weight(planned, *plan->algorithms.find(planned.algorithm)->second); });
     }
