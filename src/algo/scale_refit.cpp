@@ -11,7 +11,7 @@ namespace {
 
 using kernels::kLaneBlock;
 
-constexpr size_t kDepth = 32;        // positions whose products meet at once
+constexpr size_t kDepth = 16;        // positions whose products meet at once
 constexpr double kRidge = 1e-6;      // of A's mean diagonal: groups that hardly matter stay where they are
 constexpr double kLeastGain = 1e-6;  // of what the correction changes: below it is rounding error
 
