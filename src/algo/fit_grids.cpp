@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "algo/each_group.h"
-#include "kernels/kernels.h"
-
 namespace nibble {
 namespace {
 
@@ -15,6 +12,16 @@ constexpr int kMinRounds = 4;  // of refining a scale and min together
 struct Line {
   float scale = 1, min = 0;
 };
+
+QuantSpec without_mins(QuantSpec spec) {
+  spec.mins = false;
+  return spec;
+}
+
+// The line through the codes of a grid with a zero point.
+Line line_of(const QuantSpec& spec, const GroupScale& map) {
+  return {map.scale, storable_min(-map.scale * static_cast<float>(map.zero), spec.scale_dtype)};
+}
 
 void encode_line(const QuantSpec& spec, const Line& line, std::span<const float> w, uint8_t* codes) {
   const auto top = static_cast<float>((1 << spec.bits) - 1);
@@ -52,8 +59,7 @@ bool least_squares_line(const QuantSpec& spec, std::span<const float> w, std::sp
 
 GroupGrid fit_group_grid(const QuantSpec& spec, std::span<const float> w, std::span<const float> h, GridFit* fit,
                          uint8_t* codes) {
-  QuantSpec points = spec;
-  points.mins = false;
+  const QuantSpec points = without_mins(spec);
   GroupGrid grid;
   if (fit != nullptr) {
     grid.map = fit->fit(points, w, h, codes);
@@ -63,7 +69,7 @@ GroupGrid fit_group_grid(const QuantSpec& spec, std::span<const float> w, std::s
   }
   if (!spec.mins) return grid;
 
-  Line line = {grid.map.scale, storable_min(-grid.map.scale * static_cast<float>(grid.map.zero), spec.scale_dtype)};
+  Line line = line_of(spec, grid.map);
   encode_line(spec, line, w, codes);
   double error = fit != nullptr ? line_error(line, w, h, codes) : 0;
   std::vector<uint8_t> trial(codes, codes + w.size());
@@ -77,53 +83,51 @@ GroupGrid fit_group_grid(const QuantSpec& spec, std::span<const float> w, std::s
     error = found;
     std::copy(trial.begin(), trial.end(), codes);
   }
-  grid.map = {line.scale, 0};
-  grid.min = line.min;
-  return grid;
+  return {.map = {line.scale, 0}, .min = line.min};
 }
 
 QuantizedMatrix fit_grids(const Rounding& rounding, GridWeights weights, const GridFitOptions& options) {
   const QuantSpec& spec = rounding.spec;
-  const MatrixView<const float> weight = rounding.weight;
-  if (spec.per_tensor && !spec.mins)
-    return quantize_tensor(weight, spec,
-                           fit_range(spec, rounding.tensor_range.first, rounding.tensor_range.second, 1.0f));
-  QuantizedMatrix q;
-  q.spec = spec;
-  q.rows = weight.rows;
-  q.cols = weight.cols;
-  const size_t groups = spec.groups(q.cols), size = spec.group_size(q.cols);
-  q.codes.resize(q.rows * q.cols);
-  q.scales.resize(spec.per_tensor ? 1 : q.rows * groups);
-  if (spec.mins)
-    q.mins.resize(q.scales.size());
-  else if (!spec.symmetric)
-    q.zeros.resize(q.scales.size());
-  if (spec.per_tensor) {
-    QuantSpec points = spec;
-    points.mins = false;
-    const GroupScale map = fit_range(points, rounding.tensor_range.first, rounding.tensor_range.second, 1.0f);
-    q.scales[0] = map.scale;
-    q.mins[0] = storable_min(-map.scale * static_cast<float>(map.zero), spec.scale_dtype);
-    for (size_t r = 0; r < q.rows; ++r)
-      encode_line(spec, {q.scales[0], q.mins[0]}, std::span(weight.row(r), q.cols), q.codes.data() + r * q.cols);
-    return q;
-  }
-  std::vector<float> h(q.cols, 1.0f);
+  const size_t cols = rounding.weight.cols, groups = spec.groups(cols), size = spec.group_size(cols);
+  std::vector<float> row(cols), h(cols, 1.0f);
   if (weights == GridWeights::kImportance && rounding.inputs != nullptr) h = rounding.inputs->importance;
   GridFit fit(options);
-  for (size_t r = 0; r < q.rows; ++r)
-    for (size_t g = 0; g < groups; ++g) {
-      const size_t begin = g * size, count = std::min(size, q.cols - begin);
-      const GroupGrid grid =
-          fit_group_grid(spec, std::span(weight.row(r) + begin, count), std::span<const float>(h).subspan(begin, count),
-                         weights == GridWeights::kRange ? nullptr : &fit, q.codes.data() + r * q.cols + begin);
-      q.scales[r * groups + g] = grid.map.scale;
-      if (spec.mins)
-        q.mins[r * groups + g] = grid.min;
-      else if (!spec.symmetric)
-        q.zeros[r * groups + g] = grid.map.zero;
+  QuantizedMatrix q;
+  q.spec = spec;
+  q.rows = rounding.weight.rows;
+  q.cols = cols;
+  q.codes.resize(q.rows * cols);
+  const auto keep = [&](const GroupGrid& grid) {
+    q.scales.push_back(grid.map.scale);
+    if (spec.mins)
+      q.mins.push_back(grid.min);
+    else if (!spec.symmetric)
+      q.zeros.push_back(grid.map.zero);
+  };
+  GroupScale whole;  // with spec.per_tensor
+  if (spec.per_tensor) {
+    whole = fit_range(without_mins(spec), rounding.tensor_range.first, rounding.tensor_range.second, 1.0f);
+    keep({.map = whole, .min = spec.mins ? line_of(spec, whole).min : 0.0f});
+  }
+  for (size_t r = 0; r < q.rows; ++r) {
+    std::copy_n(rounding.weight.row(r), cols, row.begin());
+    if (rounding.inputs != nullptr)
+      for (size_t c = 0; c < cols; ++c)
+        if (rounding.inputs->importance[c] == 0) row[c] = 0;
+    uint8_t* const codes = q.codes.data() + r * cols;
+    if (spec.per_tensor && spec.mins) {
+      encode_line(spec, line_of(spec, whole), row, codes);
+    } else if (spec.per_tensor) {
+      encode_group(spec, whole, row, codes);
+    } else {
+      for (size_t g = 0; g < groups; ++g) {
+        const size_t begin = g * size, count = std::min(size, cols - begin);
+        keep(fit_group_grid(spec, std::span<const float>(row).subspan(begin, count),
+                            std::span<const float>(h).subspan(begin, count),
+                            weights == GridWeights::kRange ? nullptr : &fit, codes + begin));
+      }
     }
+  }
   return q;
 }
 

@@ -12,10 +12,10 @@ enum class GridWeights : uint8_t {
 };
 
 // Every group's scale and zero point or min, and the nearest codes: the grids from which rounding with error feedback
-// starts. Any grid, mins included; one scale per tensor covers the tensor's range.
+// starts. Any grid, mins included; one scale per tensor covers the tensor's range. Columns without input count as 0.
 QuantizedMatrix fit_grids(const Rounding& rounding, GridWeights weights, const GridFitOptions& options);
 
-// The map of one group as fit_grids() finds it; min with spec.mins only.
+// The map of one group as fit_grids() finds it, with kRange where `fit` is null; min with spec.mins only.
 struct GroupGrid {
   GroupScale map;
   float min = 0;

@@ -386,6 +386,7 @@ TEST(Gptq, DeadColumnsBecomeZeroAndDisturbNothing) {
     for (const size_t dead : {size_t{3}, size_t{16}, size_t{39}})
       for (size_t r = 0; r < 4; ++r) EXPECT_EQ(back[r * 40 + dead], 0) << describe(spec);
     EXPECT_EQ(q.codes, expected(p, q, falling(p), 0.01)) << describe(spec);
+    for (const float scale : q.scales) EXPECT_LT(std::abs(scale), 1.0f);
     EXPECT_LE(total(p.errors(p.run("gptq", spec))), total(p.errors(q)));
   }
 }
