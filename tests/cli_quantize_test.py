@@ -198,6 +198,44 @@ class Quantize(Case):
         (model / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchForCausalLM"], "model_type": "no-such"}))
         self.assertIn("NoSuch", self.run_nibble("quantize", model, "-o", self.folder / "x", "--scheme", "W4A16", code=1).stderr)
 
+    def test_killed_runs_resume_to_the_same_bytes(self):
+        model = self.folder / "big"
+        subprocess.run([NIBBLE, "convert", LLAMA, "-o", model, "--format", "fake", "--quiet"], check=True)
+        enlarge(model, blocks=10)
+        ids = self.folder / "ids.jsonl"
+        ids.write_text("\n".join(json.dumps([(7 * d + 13 * t * t) % 90 + 1 for t in range(48)]) for d in range(6)))
+        arguments = ["quantize", model, "--bits", "3", "--group-size", "32", "--algorithm", "gptq", "--calib", ids, "--quiet", "--threads", "1"]
+        start = time.time()
+        self.run_nibble(*arguments, "-o", self.folder / "whole")
+        seconds = time.time() - start
+        whole = (self.folder / "whole/model.safetensors").read_bytes()
+        killed = 0
+        for moment in (0.1, 0.35, 0.6, 0.9):
+            process = subprocess.Popen([NIBBLE, *map(str, arguments), "-o", self.out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(timeout=moment * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+                self.assertFalse(self.out.exists())
+            if not self.out.exists():
+                begun = (Path(str(self.out) + ".partial") / "journal.json").exists()
+                self.run_nibble(*arguments, "-o", self.out, *(["--resume"] if begun else []))
+            self.assertTrue((self.out / "model.safetensors").read_bytes() == whole)
+            self.assertFalse(Path(str(self.out) + ".partial").exists())
+            shutil.rmtree(self.out)
+        self.assertGreater(killed, 1)
+
+    def test_effort_is_an_algorithm_with_calibration(self):
+        ids = self.folder / "ids.json"
+        ids.write_text(json.dumps([[(5 * t) % 90 + 1 for t in range(40)]]))
+        result = json.loads(self.quantize("--bits", "4", "--group-size", "32", "--effort", "best", "--calib", ids, "--json", "-").stdout)
+        self.assertIn("gptq", result["layers"][0]["algorithm"])
+        self.assertGreater(result["layers"][0]["percdamp"], 0)
+        self.assertEqual(result["calibration"]["documents"], 1)
+        self.assertIn("--effort", self.run_nibble("quantize", LLAMA, "-o", self.folder / "x", "--bits", "4", "--effort", "most", code=2).stderr)
+
     def test_interrupt_leaves_nothing(self):
         model = self.folder / "big"  # a second of work: the golden model's blocks repeated
         subprocess.run([NIBBLE, "convert", LLAMA, "-o", model, "--format", "fake", "--quiet"], check=True)

@@ -19,12 +19,16 @@ constexpr const char* kExamples =
     "'model\\.layers\\.0\\.'\n"
     "  nibble quantize model/ -o out --quant '{\"linear:int4\": {\"groupsize\": 32}, \"embedding\": {\"bitwidth\": 8, "
     "\"groupsize\": 0}}'\n"
+    "  nibble quantize model/ -o out --scheme W4A16 --effort balanced\n"
+    "  nibble quantize model/ -o out --bits 3 --group-size 64 --asym --algorithm awq,gptq --calib text.txt --samples "
+    "64\n"
     "  nibble quantize model/ --scheme NF4 --dry-run\n";
 
 struct Options {
   Common common;
   std::string model, out;
-  std::string recipe, quant, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype, format = "hf";
+  std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
+      format = "hf";
   std::string calib_bos, compute, memory;
   CalibrationChange calibration;
   std::optional<int> bits;
@@ -74,6 +78,7 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.calib_bos.empty()) flag("--calib-bos", [&] { request.calibration.bos = parse_bos_choice(o.calib_bos); });
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
   if (o.no_fallback) request.allow_fallback = false;
+  if (!o.effort.empty()) request.effort = o.effort;
   return request;
 }
 
@@ -163,6 +168,10 @@ void add_quantize(CLI::App& app) {
   const std::string how = "How";
   verb.add_option("--algorithm", o->algorithm, "how codes are chosen (default rtn); see --help-algorithms")
       ->type_name("NAME")
+      ->group(how);
+  verb.add_option("--effort", o->effort,
+                  "fast, balanced or best: algorithm, options and calibration together, unless --algorithm says")
+      ->type_name("LEVEL")
       ->group(how);
   verb.add_option("--set", o->settings, "an algorithm's option, such as rtn.clip=0.95; repeatable")
       ->type_name("A.B=X")

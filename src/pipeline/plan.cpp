@@ -9,6 +9,7 @@
 #include "kernels/bf16.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
+#include "pipeline/effort.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/rules.h"
 
@@ -380,7 +381,9 @@ double QuantizePlan::bits_per_weight() const {
 }
 
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format) {
-  QuantizePlan plan = Planner(source, request, format).make();
+  QuantizeRequest complete = request;
+  if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
+  QuantizePlan plan = Planner(source, complete, format).make();
   add_sizes(plan, format);
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
     plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",

@@ -52,6 +52,7 @@ struct QuantizeRequest {
   std::vector<std::string> skip;  // patterns
   std::vector<Rule> rules;        // the last match wins
   std::optional<std::string> algorithm;
+  std::optional<std::string> effort;                               // see effort.h; for what is not said otherwise
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
   std::optional<bool> bf16;      // arithmetic of the calibration forward; default: where the CPU has it
