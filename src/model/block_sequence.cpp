@@ -3,29 +3,14 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/threads.h"
-#include "kernels/kernels.h"
 #include "model/architecture.h"
 #include "model/attention.h"
 #include "model/decoder.h"
+#include "model/layer_rows.h"
 #include "model/rope.h"
 
 namespace nibble {
 namespace {
-
-using kernels::active;
-
-constexpr size_t kRowGrain = 8;  // tokens of one task of the row-wise operations
-
-void norm_rows(MatrixView<const float> x, const std::vector<float>& weight, float eps, MatrixView<float> out) {
-  parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) active().rms_norm(x.row(t), weight.data(), eps, out.row(t), x.cols);
-  });
-}
-
-Product product(const Linear& linear, MatrixView<float> y) {
-  return {&linear.weight, linear.bias.empty() ? nullptr : linear.bias.data(), y};
-}
 
 // [tokens, cols] of one document. Grows only.
 class Buffer {
@@ -149,25 +134,14 @@ class DecoderBlock final : public Block {
   }
 
   void attend_to(MatrixView<const float> x, MatrixView<float> attended) {
-    const size_t count = x.rows, dim = config_.head_dim, half = config_.rope.dims / 2;
+    const size_t count = x.rows;
     const auto query = space_.query.rows(count, config_.query_size());
     const auto key = space_.key.rows(count, config_.kv_size()), value = space_.value.rows(count, config_.kv_size());
     const Product products[] = {product(layer_.query, query), product(layer_.key, key), product(layer_.value, value)};
     multiply(products, x);
     SlabCache& cache = fresh_cache(count);
-    parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) {
-        const auto place = [&](float* head, const std::vector<float>& norm) {
-          if (!norm.empty()) active().rms_norm(head, norm.data(), config_.norm_eps, head, dim);
-          active().rope(head, half, space_.cosines.data() + t * half, space_.sines.data() + t * half);
-        };
-        for (size_t h = 0; h < config_.heads; ++h) place(query.row(t) + h * dim, layer_.query_norm);
-        for (size_t h = 0; h < config_.kv_heads; ++h) {
-          place(key.row(t) + h * dim, layer_.key_norm);
-          cache.store(0, h, t, key.row(t) + h * dim, value.row(t) + h * dim);
-        }
-      }
-    });
+    place_heads(config_, layer_, space_.cosines.data(), space_.sines.data(), query, key, value,
+                [&](size_t t, size_t h, float* k, float* v) { cache.store(0, h, t, k, v); });
     attend(cache, {0, config_.heads, 0, config_.window[index_], config_.attention_scale}, query, space_.attention,
            attended);
   }
@@ -189,17 +163,13 @@ class DecoderBlock final : public Block {
     const auto up = space_.up.rows(x.rows, config_.intermediate_size);
     const Product products[] = {product(layer_.gate, out), product(layer_.up, up)};
     multiply(products, x);
-    parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) active().swiglu(out.row(t), up.row(t), out.row(t), out.cols);
-    });
+    gate_rows(up, out);
   }
 
   void add_output(const Linear& linear, MatrixView<const float> x, MatrixView<float> hidden) {
     const auto sum = space_.sum.rows(x.rows, hidden.cols);
     multiply(linear.weight, x, linear.bias.empty() ? nullptr : linear.bias.data(), sum);
-    parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) active().axpy_f32(1.0f, sum.row(t), hidden.row(t), hidden.cols);
-    });
+    add_rows(sum, hidden);
   }
 
   const ModelConfig& config_;

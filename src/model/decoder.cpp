@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "model/architecture.h"
 #include "model/attention.h"
+#include "model/layer_rows.h"
 #include "model/product_watch.h"
 #include "model/rope.h"
 
@@ -18,28 +19,10 @@ namespace nibble {
 namespace {
 
 constexpr size_t kPassTokens = 512;  // tokens that go through the layers together: bounds the activations
-constexpr size_t kRowGrain = 8;      // tokens of one task of the row-wise operations
 
 using kernels::active;
 
-// out[t] = norm(x[t]); in place is allowed.
-void norm_rows(MatrixView<const float> x, const std::vector<float>& weight, float eps, MatrixView<float> out) {
-  parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) active().rms_norm(x.row(t), weight.data(), eps, out.row(t), x.cols);
-  });
-}
-
-void add_rows(MatrixView<const float> x, MatrixView<float> sum) {
-  parallel_for(x.rows, kRowGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) active().axpy_f32(1.0f, x.row(t), sum.row(t), x.cols);
-  });
-}
-
 MatrixView<float> row_of(MatrixView<float> x, size_t t) { return {x.row(t), 1, x.cols, x.stride}; }
-
-Product product(const Linear& linear, MatrixView<float> y) {
-  return {&linear.weight, linear.bias.empty() ? nullptr : linear.bias.data(), y};
-}
 
 // The caches of a pass: one for all its tokens, which follow each other, or one for each.
 class PassCaches {
@@ -215,23 +198,9 @@ class Decoder final : public Model {
     const auto normed = activations_.normed(count);
     const auto query = activations_.query(count), key = activations_.key(count), value = activations_.value(count);
     run({product(layer.query, query), product(layer.key, key), product(layer.value, value)}, normed);
-    const size_t dim = config_.head_dim, half = config_.rope.dims / 2;
-    parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) {
-        const float* cosines = activations_.cosines.data() + t * half;
-        const float* sines = activations_.sines.data() + t * half;
-        const auto place = [&](float* head, const std::vector<float>& norm) {
-          if (!norm.empty()) active().rms_norm(head, norm.data(), config_.norm_eps, head, dim);
-          active().rope(head, half, cosines, sines);
-        };
-        for (size_t h = 0; h < config_.heads; ++h) place(query.row(t) + h * dim, layer.query_norm);
-        for (size_t h = 0; h < config_.kv_heads; ++h) {
-          float* head = key.row(t) + h * dim;
-          place(head, layer.key_norm);
-          caches.of(t).store(index, h, caches.position(t), head, value.row(t) + h * dim);
-        }
-      }
-    });
+    place_heads(
+        config_, layer, activations_.cosines.data(), activations_.sines.data(), query, key, value,
+        [&](size_t t, size_t h, float* k, float* v) { caches.of(t).store(index, h, caches.position(t), k, v); });
     const auto attended = activations_.attended(count);
     AttentionShape shape = {index, config_.heads, caches.position(0), config_.window[index], config_.attention_scale};
     if (caches.shared()) {
@@ -251,9 +220,7 @@ class Decoder final : public Model {
   void run_mlp(const DecoderLayer& layer, size_t count) {
     const auto normed = activations_.normed(count), gate = activations_.gate(count), up = activations_.up(count);
     run({product(layer.gate, gate), product(layer.up, up)}, normed);
-    parallel_for(count, kRowGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) active().swiglu(gate.row(t), up.row(t), gate.row(t), gate.cols);
-    });
+    gate_rows(up, gate);
     run({product(layer.down, normed)}, gate);
   }
 

@@ -40,8 +40,8 @@ struct DecoderTables {
 };
 DecoderTables load_tables(const ModelConfig& config, const Source& source, const LoadOptions& options);
 
-// The generic decoder: pre-norm blocks of grouped-query attention and a gated MLP. `layer_done`: see LoadOptions; may be
-// empty.
+// The generic decoder: pre-norm blocks of grouped-query attention and a gated MLP. `layer_done`: see LoadOptions; may
+// be empty.
 std::unique_ptr<Model> make_decoder(ModelConfig config, DecoderWeights weights,
                                     std::function<void(size_t)> layer_done = {});
 
