@@ -24,7 +24,7 @@ const std::vector<Effort>& levels() {
   static const std::vector<Effort> all = {
       {"fast", "search", 0, {}},
       {"balanced", "gptq", 32, {}},
-      {"best", "awq,gptq", 128, {{"gptq", "passes", 3}}},
+      {"best", "awq,gptq", 64, {{"gptq", "passes", 4}, {"gptq", "sweeps", 4}}},
   };
   return all;
 }

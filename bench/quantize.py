@@ -1,0 +1,85 @@
+"""How much each way of quantizing loses, and what it costs: one model, one text, a table of rows.
+
+  cmake --preset release && cmake --build --preset release
+  python3 bench/quantize.py --nibble build/release/nibble --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext-test.txt --calib novel.txt
+
+Each row is quantized from the model as it is, with embedding and head kept, then evaluated against it in lock-step over the first
+--windows windows of --ctx tokens. CPU seconds are user + system of the quantizing process, sampling of `self` included. Prints a Markdown
+table; --json keeps everything. --rows picks rows by a regular expression on their names.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import tempfile
+
+W4 = ["--bits", "4", "--group-size", "64", "--sym"]
+W4A = ["--bits", "4", "--group-size", "64", "--asym"]
+W3 = ["--bits", "3", "--group-size", "64", "--asym"]
+W2 = ["--bits", "2", "--group-size", "64", "--asym"]
+NOVEL = ["--calib", "{calib}", "--samples", "32"]
+SELF = ["--calib", "self", "--samples", "32"]
+BEST = ["--set", "gptq.passes=4", "--set", "gptq.sweeps=4"]
+
+ROWS = [
+    ("w4 sym g64, rtn", [*W4, "--algorithm", "rtn"]),
+    ("w4 sym g64, search", [*W4, "--algorithm", "search"]),
+    ("w4 asym g64, hqq", [*W4A, "--algorithm", "hqq"]),
+    ("w4 sym g64, awq, novel", [*W4, "--algorithm", "awq", *NOVEL]),
+    ("w4 sym g64, gptq, novel", [*W4, "--algorithm", "gptq", *NOVEL]),
+    ("w4 sym g64, gptq, self", [*W4, "--algorithm", "gptq", *SELF]),
+    ("w4 sym g64, awq,gptq passes 4 sweeps 4, novel", [*W4, "--algorithm", "awq,gptq", *NOVEL, *BEST]),
+    ("w4 sym g64, --effort best", [*W4, "--effort", "best"]),
+    ("w3 asym g64, hqq", [*W3, "--algorithm", "hqq"]),
+    ("w3 asym g64, gptq, novel", [*W3, "--algorithm", "gptq", *NOVEL]),
+    ("w3 asym g64, gptq, self", [*W3, "--algorithm", "gptq", *SELF]),
+    ("w3 asym g64, --effort best", [*W3, "--effort", "best"]),
+    ("w2 asym g64, gptq, novel", [*W2, "--algorithm", "gptq", *NOVEL]),
+    ("w2 asym g64, --effort best", [*W2, "--effort", "best"]),
+]
+
+
+def measure(options, name, arguments):
+    with tempfile.TemporaryDirectory(prefix="nibble-bench-") as folder:
+        made, cost, loss = (pathlib.Path(folder) / part for part in ("model", "cost.json", "loss.json"))
+        arguments = [argument.replace("{calib}", str(options.calib)) for argument in arguments]
+        subprocess.run([options.nibble, "quantize", options.model, "-o", made, "--quiet", "--json", cost, *arguments], check=True)
+        subprocess.run([options.nibble, "eval", made, "--ref", options.model, "--text", options.text, "--ctx", str(options.ctx), "--chunks", str(options.windows),
+                        "--compute", options.compute, "--quiet", "--json", loss], check=True, stdout=subprocess.DEVNULL)
+        cost, loss = json.loads(cost.read_text()), json.loads(loss.read_text())
+    errors = [layer["output_error"] for layer in cost["layers"]]
+    return {"name": name, "arguments": arguments, "cpu_seconds": cost["cpu_seconds"], "seconds": cost["seconds"], "peak_rss_bytes": cost["peak_rss_bytes"],
+            "bpw": cost["bpw"], "output_error": sum(errors) / len(errors), "ppl": loss["ppl"], "ref_ppl": loss["ref"]["ppl"], "kld": loss["kld"]["mean"],
+            "top1": loss["top1"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nibble", type=pathlib.Path, required=True)
+    parser.add_argument("--model", type=pathlib.Path, required=True)
+    parser.add_argument("--text", type=pathlib.Path, required=True, help="what is evaluated: never the calibration text")
+    parser.add_argument("--calib", type=pathlib.Path, required=True, help="the calibration text of the rows that say novel")
+    parser.add_argument("--windows", type=int, default=100)
+    parser.add_argument("--ctx", type=int, default=512)
+    parser.add_argument("--compute", default="fp32", help="arithmetic of the evaluation")
+    parser.add_argument("--rows", default="", help="regular expression: only rows whose names contain a match")
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    options.nibble = options.nibble.resolve()
+    print("| row | CPU s | peak RSS MB | output error | PPL | KLD | top-1 |\n|---|---|---|---|---|---|---|")
+    results = []
+    for name, arguments in ROWS:
+        if not re.search(options.rows, name):
+            continue
+        row = measure(options, name, arguments)
+        results.append(row)
+        print(f"| {name} | {row['cpu_seconds']:.0f} | {row['peak_rss_bytes'] / 1e6:.0f} | {100 * row['output_error']:.2f} % | {row['ppl']:.2f} | "
+              f"{row['kld']:.4f} | {row['top1']:.3f} |", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
