@@ -29,7 +29,7 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, compute, memory;
+  std::string calib_bos, compute, memory, smoothquant;
   CalibrationChange calibration;
   std::optional<int> bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
@@ -78,6 +78,7 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.calib_bos.empty()) flag("--calib-bos", [&] { request.calibration.bos = parse_bos_choice(o.calib_bos); });
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
   if (o.no_fallback) request.allow_fallback = false;
+  if (!o.smoothquant.empty()) flag("--smoothquant", [&] { request.smoothquant = parse_smoothquant(o.smoothquant); });
   if (!o.effort.empty()) request.effort = o.effort;
   return request;
 }
@@ -105,8 +106,16 @@ void run(const Options& o) {
     o.common.note(cat("calibrating on ", plan.calibration->from, ", at most ", plan.calibration->samples, " x ",
                       plan.calibration->seqlen, " tokens; predicted peak memory ",
                       format_bytes(plan.predicted_peak_bytes)));
-  const QuantizeResult result =
-      run_plan(*source, plan, formats, o.out, {o.force, o.resume}, *o.common.progress("quantize"));
+  const auto quantize = [&] {
+    try {
+      return run_plan(*source, plan, formats, o.out, {o.force, o.resume}, *o.common.progress("quantize"));
+    } catch (const Error& error) {
+      if (plan.calibration && error.kind() == ErrorKind::kInterrupted)
+        o.common.note(cat("finished blocks are kept in ", o.out, ".partial: the same command with --resume goes on"));
+      throw;
+    }
+  };
+  const QuantizeResult result = quantize();
   const OrderedJson json = to_json(result, plan);
   if (o.common.prints() && !o.common.quiet) std::cout << summary(result, plan) << "written   " << o.out << '\n';
   o.common.emit(json);
@@ -172,6 +181,10 @@ void add_quantize(CLI::App& app) {
   verb.add_option("--effort", o->effort,
                   "fast, balanced or best: algorithm, options and calibration together, unless --algorithm says")
       ->type_name("LEVEL")
+      ->group(how);
+  verb.add_option("--smoothquant", o->smoothquant,
+                  "before the algorithm, move difficulty from activations to weights: a share from 0 to 1, or auto")
+      ->type_name("ALPHA")
       ->group(how);
   verb.add_option("--set", o->settings, "an algorithm's option, such as rtn.clip=0.95; repeatable")
       ->type_name("A.B=X")

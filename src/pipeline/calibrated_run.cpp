@@ -65,10 +65,10 @@ class Stream {
     for (; index_ < count_; ++index_) {
       const FinishedBlock finished = run_block();
       save_block(finished, block_file(work_, index_));
-      fs::remove(hidden_file(work_, index_));
+      drop(hidden_file(work_, index_));
       note_worst(finished);
     }
-    fs::remove(hidden_file(work_, count_));
+    drop(hidden_file(work_, count_));
     CalibratedTensors tensors;
     for (size_t b = 0; b < count_; ++b) {
       FinishedBlock block = load_block(block_file(work_, b), plan_);
@@ -80,6 +80,11 @@ class Stream {
   }
 
  private:
+  static void drop(const fs::path& file) {
+    std::error_code ignored;
+    fs::remove(file, ignored);
+  }
+
   // Blocks behind the last one with something to quantize need not run.
   size_t count_blocks() {
     for (size_t b = blocks_->blocks(); b > 0; --b) {
@@ -128,6 +133,7 @@ class Stream {
   std::vector<InputStats> run_float(Block& block, const TokenStore& in) {
     const std::vector<BlockStage>& stages = block.stages();
     std::vector<InputCollector> collectors;
+    collectors.reserve(stages.size());
     for (const BlockStage& stage : stages)
       collectors.emplace_back(
           stage.cols, equalizer_wants_gram(stage, plan_) || (!options_.true_sequential && wants_gram(stage, plan_)),
@@ -147,6 +153,7 @@ class Stream {
       }
     }
     std::vector<InputStats> stats;
+    stats.reserve(stages.size());
     for (InputCollector& collector : collectors) stats.push_back(collector.finish());
     return stats;
   }

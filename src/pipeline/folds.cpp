@@ -102,6 +102,7 @@ void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStat
       const Equalizer& equalizer = *chain->equalizers()[e];
       std::vector<Sample> samples;
       std::vector<MatrixView<const float>> weights;
+      weights.reserve(stage.linears.size());
       std::vector<QuantSpec> specs;
       for (const std::string& linear : stage.linears) {
         samples.push_back(sample_rows(*plan.find(linear), *this));

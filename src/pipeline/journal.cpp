@@ -23,10 +23,9 @@ void write_journal(const Journal& journal, const std::filesystem::path& folder) 
   if (failed) throw io_error(cat("cannot rename ", unfinished.string()), failed.value());
 }
 
-Journal read_journal(const std::filesystem::path& folder, const std::string& key) {
+std::optional<Journal> read_journal(const std::filesystem::path& folder, const std::string& key) {
   const std::filesystem::path path = folder / kFile;
-  if (!std::filesystem::exists(path))
-    throw Error(ErrorKind::kUsage, cat("there is nothing to resume in ", folder.string(), "; run without --resume"));
+  if (!std::filesystem::exists(path)) return std::nullopt;
   const Json json = read_json_file(path);
   Journal journal;
   journal.key = get_string(json, "key");

@@ -1,5 +1,6 @@
 #pragma once
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "pipeline/calibration_data.h"
@@ -15,7 +16,8 @@ struct Journal {
 
 // Whole or not at all. Throws Error(kIo).
 void write_journal(const Journal& journal, const std::filesystem::path& folder);
-// Throws Error(kUsage) when `folder` has no journal or one with another key, Error(kCorrupt) for a damaged one.
-Journal read_journal(const std::filesystem::path& folder, const std::string& key);
+// Nothing when `folder` has no journal yet. Throws Error(kUsage) when it has one with another key, Error(kCorrupt) for
+// a damaged one.
+std::optional<Journal> read_journal(const std::filesystem::path& folder, const std::string& key);
 
 }  // namespace nibble

@@ -247,6 +247,8 @@ class Planner {
       if (planned.calibrated || !chain(planned.algorithm).needs_inputs()) continue;
       planned.fallback +=
           cat(planned.fallback.empty() ? "" : "; ", planned.algorithm, " needs a linear's inputs: search");
+      plan_.warnings.push_back(
+          cat(planned.module(), ": ", planned.algorithm, " needs a linear's inputs; search is used"));
       planned.algorithm = "search";
     }
   }
@@ -339,6 +341,26 @@ size_t stream_bytes(const QuantizePlan& plan) {
          plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) + (kept <= plan.stream.activation_bytes ? kept : 0);
 }
 
+// What sampling the calibration text takes: keys, values and logits of the texts that grow together
+// (self_calibration.h), and weights: a copy with one byte each of small models, else tables and two blocks of the
+// mapped file.
+size_t sampling_bytes(const QuantizePlan& plan) {
+  constexpr size_t kTexts = size_t{336} << 20;
+  constexpr size_t kCopied = size_t{256} << 20;  // parameters
+  if (plan.parameters <= kCopied) return kTexts + plan.parameters;
+  size_t tables = 0, linears = 0, blocks = 0;
+  for (const PlannedTensor& planned : plan.tensors) {
+    (planned.role == TensorRole::kLinear ? linears : tables) += planned.bytes_before;
+    blocks += planned.name.ends_with(".o_proj.weight") ? 1 : 0;
+  }
+  return kTexts + tables + 2 * linears / std::max<size_t>(blocks, 1);
+}
+
+size_t calibration_bytes(const QuantizePlan& plan) {
+  if (!plan.calibration) return 0;
+  return plan.calibration->from == "self" ? std::max(stream_bytes(plan), sampling_bytes(plan)) : stream_bytes(plan);
+}
+
 // Resident bytes besides the slices in flight: program, libraries, headers, tokenizer files being copied.
 constexpr size_t kBaseBytes = size_t{28} << 20;
 // Floats, dequantized floats, codes and what an algorithm needs of its own, for each element of a slice in flight.
@@ -360,8 +382,7 @@ void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
         planned.spec && !planned.spec->symmetric ? output.rows() * planned.spec->groups(output.cols()) : 0;
     widest = std::max(widest, slice_rows(output.cols()) * output.cols() * kBytesPerElement * thread_count() + zeros);
   }
-  plan.predicted_peak_bytes =
-      kBaseBytes + widest + (format ? 0 : plan.bytes_after) + (plan.calibration ? stream_bytes(plan) : 0);
+  plan.predicted_peak_bytes = kBaseBytes + widest + (format ? 0 : plan.bytes_after) + calibration_bytes(plan);
 }
 
 }  // namespace
@@ -383,6 +404,10 @@ double QuantizePlan::bits_per_weight() const {
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format) {
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
+  if (request.smoothquant) {
+    complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
+    complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
+  }
   QuantizePlan plan = Planner(source, complete, format).make();
   add_sizes(plan, format);
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)

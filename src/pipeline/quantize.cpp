@@ -231,7 +231,8 @@ std::string journal_key(const Source& source, const QuantizePlan& plan) {
 CalibrationData calibration_data(const Source& source, const QuantizePlan& plan, const std::filesystem::path& work,
                                  bool resume, Progress& progress) {
   const std::string key = journal_key(source, plan);
-  if (resume) return read_journal(work, key).data;
+  if (resume)
+    if (auto journal = read_journal(work, key)) return std::move(journal->data);
   CalibrationData data = load_calibration(source, *plan.calibration, progress);
   write_journal({key, data}, work);
   return data;
@@ -259,8 +260,10 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
     calibrated = quantize_blocks(source, plan, result.calibration->documents, plan.stream, together->path(), progress);
     model_path = together->path() / "model";
     if (formats.size() > 1) {
-      std::filesystem::remove_all(model_path);
-      std::filesystem::create_directory(model_path);
+      std::error_code failed;
+      std::filesystem::remove_all(model_path, failed);
+      std::filesystem::create_directory(model_path, failed);
+      if (failed) throw io_error(cat("cannot create ", model_path.string()), failed.value());
     }
   } else if (formats.size() > 1) {
     together.emplace(out, /*folder=*/true, options.force);

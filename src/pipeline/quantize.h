@@ -35,7 +35,7 @@ struct QuantizeResult {
 
 struct RunOptions {
   bool force = false;   // replace what is at OUT
-  bool resume = false;  // continue what an interrupted run with calibration left at OUT.partial
+  bool resume = false;  // continue what an interrupted run with calibration left at OUT.partial, if it left anything
 };
 
 // "hf" or "hf,fake". Throws Error(kUsage) for unknown names and repetitions.

@@ -99,6 +99,14 @@ DType parse_float_dtype(std::string_view text) {
   throw Error(ErrorKind::kUsage, cat("'", text, "' is not a float type; known are fp32, bf16, fp16"));
 }
 
+double parse_smoothquant(std::string_view text) {
+  if (lower(text) == "auto") return -1;
+  const auto alpha = parse_number<double>(text);
+  if (!alpha || !(*alpha >= 0 && *alpha <= 1))
+    throw Error(ErrorKind::kUsage, cat("'", text, "' is neither a number from 0 to 1 nor auto"));
+  return *alpha;
+}
+
 bool parse_calibration_compute(std::string_view text) {
   const std::string name = lower(text);
   if (name == "bf16") return true;

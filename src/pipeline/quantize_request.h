@@ -52,7 +52,8 @@ struct QuantizeRequest {
   std::vector<std::string> skip;  // patterns
   std::vector<Rule> rules;        // the last match wins
   std::optional<std::string> algorithm;
-  std::optional<std::string> effort;                               // see effort.h; for what is not said otherwise
+  std::optional<double> smoothquant;  // alpha, -1 for auto: smoothquant goes before the algorithm
+  std::optional<std::string> effort;  // see effort.h; for what is not said otherwise
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
   std::optional<bool> bf16;      // arithmetic of the calibration forward; default: where the CPU has it
@@ -71,6 +72,8 @@ size_t parse_group(std::string_view text);
 DType parse_float_dtype(std::string_view text);
 // "fp32", "bf16", "fp16".
 std::string_view float_dtype_name(DType dtype);
+// "0.5" or "auto", which is -1.
+double parse_smoothquant(std::string_view text);
 // "fp32" or "bf16".
 bool parse_calibration_compute(std::string_view text);
 // "rtn.clip=0.9", into request.settings.

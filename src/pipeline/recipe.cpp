@@ -80,6 +80,10 @@ const std::map<std::string, Apply, std::less<>>& keys() {
       {"algorithm", [](const Json& v, QuantizeRequest& r) { r.algorithm = text_of(v); }},
       {"set", apply_settings},
       {"calib", [](const Json& v, QuantizeRequest& r) { r.calibration.from = text_of(v); }},
+      {"smoothquant",
+       [](const Json& v, QuantizeRequest& r) {
+         r.smoothquant = parse_smoothquant(v.is_number() ? v.dump() : text_of(v));
+       }},
       {"effort", [](const Json& v, QuantizeRequest& r) { r.effort = text_of(v); }},
       {"true-sequential", [](const Json& v, QuantizeRequest& r) { r.true_sequential = flag_of(v); }},
       {"compute", [](const Json& v, QuantizeRequest& r) { r.bf16 = parse_calibration_compute(text_of(v)); }},

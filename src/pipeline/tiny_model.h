@@ -49,6 +49,7 @@ struct TinyModel {
         writer.write(i, 0, std::as_bytes(std::span(values)));
       } else {
         std::vector<uint16_t> halves;
+        halves.reserve(values.size());
         for (const float value : values)
           halves.push_back(dtype == DType::kBF16 ? f32_to_bf16(value) : f32_to_f16(value));
         writer.write(i, 0, std::as_bytes(std::span(halves)));

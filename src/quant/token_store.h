@@ -26,7 +26,7 @@ class TokenStore {
   void read(size_t first, MatrixView<float> x) const;
 
  private:
-  size_t tokens_, cols_;
+  size_t cols_;
   DType dtype_;
   int file_ = -1;
   std::vector<std::byte> memory_;
