@@ -223,7 +223,7 @@ void add_quantize(CLI::App& app) {
                 "take a layer's inputs from the block's float weights instead of its layers quantized so far")
       ->group(calibration);
   verb.add_option("--memory", o->memory,
-                  "for activations, such as 1G (default 256Mi); beyond it they go to a file in OUT.partial")
+                  "for activations, such as 1G (default 128Mi); beyond it they go to a file in OUT.partial")
       ->type_name("SIZE")
       ->group(calibration);
   verb.add_option("--calib-bos", o->calib_bos,

@@ -231,6 +231,8 @@ class DecoderBlocks final : public BlockSequence {
                     cat("token id ", tokens[t], " is outside the vocabulary of ", config_.vocab_size));
       tables_.embedding.load_row(static_cast<size_t>(tokens[t]), 0, config_.hidden_size, hidden.row(t));
     }
+    if (const StoredTensor* table = source_.find(tensor_of(config_, Slot::kEmbedding, {})))
+      table->release(0, table->rows());
   }
 
   std::unique_ptr<Block> load(size_t block) override {

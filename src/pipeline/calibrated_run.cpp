@@ -125,7 +125,6 @@ class Stream {
     if (equalizes || !options_.true_sequential) stats = run_float(*block, in);
     if (equalizes) folds.choose(*block, plan_, stats, !options_.true_sequential, finished.vectors);
     run_stages(*block, in, out, folds, std::move(stats), finished);
-    block->release();
     return finished;
   }
 
@@ -152,6 +151,7 @@ class Stream {
         std::swap(x_, next_);
       }
     }
+    block.release();
     std::vector<InputStats> stats;
     stats.reserve(stages.size());
     for (InputCollector& collector : collectors) stats.push_back(collector.finish());
@@ -185,6 +185,7 @@ class Stream {
         quantized.bf16_products = options_.bf16;
         block.replace(s, l, std::move(quantized));
       }
+      block.release();  // what is still to come is read again
     }
     run_documents(block, stages.size(), *residual, out, inputs, nullptr);
   }
