@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "quant/block.h"
 #include "quant/input_stats.h"
 #include "quant/quantized_matrix.h"
 
@@ -72,14 +73,34 @@ class Equalizer {
   virtual std::vector<float> scales(const EqualizerInput& input) const = 0;
 };
 
+// A block, as a trainer sees it.
+struct TrainerInput {
+  BlockGradient& block;
+  std::span<const BlockStage> stages;
+  const BlockGradient::Weights& weights;                    // of every linear, whole
+  const std::vector<std::vector<const QuantSpec*>>& specs;  // [stages][linears]; null: is not quantized
+  const std::vector<bool>& scalable;                        // [stages]: may its columns be scaled?
+  std::span<const MatrixView<const float>> documents;       // the residual stream before the block
+};
+
+// As Equalizer, but for all stages of a block at once and by the block's output. Immutable and thread-safe.
+class Trainer {
+ public:
+  virtual ~Trainer() = default;
+  virtual size_t documents() const = 0;  // how many it wants to see, at most
+  // [stages][cols]; of stages that are not scalable: empty. Columns of one producer get the same factor.
+  virtual std::vector<std::vector<float>> scales(const TrainerInput& input) const = 0;
+};
+
 struct AlgorithmEntry {
   std::string_view name;
   std::string_view summary;
   std::span<const AlgorithmOption> options;
-  // settings complete and in range. Either may be null, not both: an algorithm with both equalizes wherever it stands
-  // in a chain and rounds where it stands last.
+  // settings complete and in range. Any may be null, not all: an algorithm that equalizes or trains and has `make` too
+  // does so wherever it stands in a chain and rounds where it stands last.
   std::unique_ptr<Algorithm> (*make)(const AlgorithmSettings& settings) = nullptr;
   std::unique_ptr<Equalizer> (*make_equalizer)(const AlgorithmSettings& settings) = nullptr;
+  std::unique_ptr<Trainer> (*make_trainer)(const AlgorithmSettings& settings) = nullptr;
 };
 
 std::span<const AlgorithmEntry> algorithms();

@@ -19,13 +19,20 @@ AlgorithmChain::AlgorithmChain(std::string_view names,
     const auto found = settings.find(name);
     last_settings = found == settings.end() ? &defaults : &found->second;
     last = &find_algorithm(name);
-    if (!last->make_equalizer) {
+    if (!last->make_equalizer && !last->make_trainer) {
       roundings_.push_back(make_algorithm(name, *last_settings));
       continue;
     }
     if (!roundings_.empty())
       throw Error(ErrorKind::kUsage, cat("'", names, "': ", name, " prepares weights for rounding; name it before ",
-                                         names_[equalizers_.size()]));
+                                         names_[equalizers_.size() + trainers_.size()]));
+    if (last->make_trainer) {
+      trainers_.push_back(last->make_trainer(complete_settings(*last, *last_settings)));
+      continue;
+    }
+    if (!trainers_.empty())
+      throw Error(ErrorKind::kUsage, cat("'", names, "': ", names_[equalizers_.size()], " trains on what ", name,
+                                         " makes of the weights; name it behind it"));
     equalizers_.push_back(last->make_equalizer(complete_settings(*last, *last_settings)));
   }
   if (!roundings_.empty()) return;
@@ -39,8 +46,8 @@ InputUse AlgorithmChain::input_use() const {
 }
 
 bool AlgorithmChain::needs_inputs() const {
-  return !equalizers_.empty() || std::any_of(roundings_.begin(), roundings_.end(),
-                                             [](const auto& rounding) { return rounding->needs_inputs(); });
+  return prepares() || std::any_of(roundings_.begin(), roundings_.end(),
+                                   [](const auto& rounding) { return rounding->needs_inputs(); });
 }
 
 FactorOptions AlgorithmChain::factor_options(const QuantSpec& spec) const {

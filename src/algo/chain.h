@@ -9,16 +9,19 @@
 
 namespace nibble {
 
-// What `--algorithm awq,search,gptq` means: equalizers first, in this order, then roundings, each starting from the
-// result of the one before. Where only equalizers are named, their own rounding follows, or round to nearest.
+// What `--algorithm awq,search,gptq` means: what prepares the weights first, equalizers and then trainers, in this
+// order; then roundings, each starting from the result of the one before. Where no rounding is named, the last one's
+// own follows, or round to nearest.
 class AlgorithmChain {
  public:
   // `settings` by algorithm name; names that are not in the chain are ignored. Throws Error(kUsage) for unknown names,
-  // repetitions, bad settings and equalizers behind a rounding.
+  // repetitions, bad settings, equalizers behind a trainer and either behind a rounding.
   AlgorithmChain(std::string_view names, const std::map<std::string, AlgorithmSettings, std::less<>>& settings);
 
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<std::unique_ptr<const Equalizer>>& equalizers() const { return equalizers_; }
+  const std::vector<std::unique_ptr<const Trainer>>& trainers() const { return trainers_; }
+  bool prepares() const { return !equalizers_.empty() || !trainers_.empty(); }  // does it scale columns?
   InputUse input_use() const;                                 // the most that any rounding makes of its inputs
   bool needs_inputs() const;                                  // does it need calibration data?
   FactorOptions factor_options(const QuantSpec& spec) const;  // of the first rounding that uses the factor
@@ -28,6 +31,7 @@ class AlgorithmChain {
  private:
   std::vector<std::string> names_;
   std::vector<std::unique_ptr<const Equalizer>> equalizers_;
+  std::vector<std::unique_ptr<const Trainer>> trainers_;
   std::vector<std::unique_ptr<const Algorithm>> roundings_;  // at least one
 };
 

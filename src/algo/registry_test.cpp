@@ -22,9 +22,10 @@ TEST(Algorithms, AreListedWithSaneOptions) {
       EXPECT_LE(option.value, option.high) << entry.name << "." << option.name;
       EXPECT_FALSE(option.help.empty());
     }
-    EXPECT_TRUE(entry.make || entry.make_equalizer);
+    EXPECT_TRUE(entry.make || entry.make_equalizer || entry.make_trainer);
     EXPECT_TRUE(!entry.make || make_algorithm(entry.name, {}));
     EXPECT_TRUE(!entry.make_equalizer || entry.make_equalizer(complete_settings(entry, {})));
+    EXPECT_TRUE(!entry.make_trainer || entry.make_trainer(complete_settings(entry, {})));
   }
 }
 

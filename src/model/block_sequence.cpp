@@ -5,6 +5,7 @@
 
 #include "model/architecture.h"
 #include "model/attention.h"
+#include "model/block_gradient.h"
 #include "model/decoder.h"
 #include "model/layer_rows.h"
 #include "model/rope.h"
@@ -99,6 +100,10 @@ class DecoderBlock final : public Block {
     for (const auto& [slot, linear] : biased)
       if (tensor == name(slot, true)) return linear->bias;
     throw Error(ErrorKind::kUsage, cat("block ", index_, " has no vector ", tensor));
+  }
+
+  std::unique_ptr<BlockGradient> gradient() override {
+    return make_block_gradient(config_, layer_, config_.window[index_]);
   }
 
   void release() const noexcept override {
@@ -202,6 +207,7 @@ class HeadBlock final : public Block {
       throw Error(ErrorKind::kUsage, cat("the last block has no vector ", tensor));
     return norm_;
   }
+  std::unique_ptr<BlockGradient> gradient() override { return nullptr; }
   void release() const noexcept override {
     if (const StoredTensor* tensor = source_.find(stages_.front().linears.front())) tensor->release(0, tensor->rows());
   }

@@ -40,7 +40,7 @@ bool rounds(const BlockStage& stage, const QuantizePlan& plan) {
 }
 
 bool equalizer_wants_gram(const BlockStage& stage, const QuantizePlan& plan) {
-  const AlgorithmChain* chain = equalizing_chain(stage, plan);
+  const AlgorithmChain* chain = preparing_chain(stage, plan);
   return chain && std::any_of(chain->equalizers().begin(), chain->equalizers().end(),
                               [](const auto& equalizer) { return equalizer->needs_factor(); });
 }
@@ -119,13 +119,32 @@ class Stream {
     FinishedBlock finished;
     Folds folds;
     std::vector<InputStats> stats;
-    const bool equalizes = std::any_of(block->stages().begin(), block->stages().end(), [&](const BlockStage& stage) {
-      return equalizing_chain(stage, plan_) != nullptr;
+    const bool prepares = std::any_of(block->stages().begin(), block->stages().end(), [&](const BlockStage& stage) {
+      return preparing_chain(stage, plan_) != nullptr;
     });
-    if (equalizes || !options_.true_sequential) stats = run_float(*block, in);
-    if (equalizes) folds.choose(*block, plan_, stats, !options_.true_sequential, finished.vectors);
+    if (prepares || !options_.true_sequential) stats = run_float(*block, in);
+    if (prepares) {
+      folds.choose(*block, plan_, stats, !options_.true_sequential, finished.vectors);
+      train(*block, in, folds, stats, finished.vectors);
+    }
     run_stages(*block, in, out, folds, std::move(stats), finished);
     return finished;
+  }
+
+  void train(Block& block, const TokenStore& in, Folds& folds, std::vector<InputStats>& stats,
+             std::map<std::string, std::vector<float>, std::less<>>& vectors) {
+    const size_t count = std::min(documents_.size(), documents_to_train(block, plan_));
+    if (count == 0) return;
+    report(0, 0, "training");
+    std::vector<std::vector<float>> kept;
+    std::vector<MatrixView<const float>> documents;
+    for (size_t d = 0; d < count; ++d) {
+      std::vector<float>& values = kept.emplace_back(documents_[d].size() * in.cols());
+      const MatrixView<float> rows = matrix(values.data(), documents_[d].size(), in.cols());
+      in.read(layout_.begins[d], rows);
+      documents.push_back(rows);
+    }
+    folds.train(block, plan_, documents, stats, vectors);
   }
 
   // The statistics of every stage's inputs with the block as it is.

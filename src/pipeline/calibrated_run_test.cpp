@@ -190,7 +190,7 @@ TEST_F(CalibratedRun, FoldsKeepTheFunction) {
   const std::vector<float> want = logits_of(*source_, tokens);
   double most = 0;
   for (const float x : want) most = std::max(most, std::abs(static_cast<double>(x)));
-  for (const char* algorithm : {"awq", "smoothquant,gptq", "awq,gptq"}) {
+  for (const char* algorithm : {"awq", "smoothquant,gptq", "awq,gptq", "teq", "teq,gptq"}) {
     run(algorithm, algorithm);
     const auto written = Source::open(folder_ / algorithm);
     std::vector<float> before(64), after(64);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/half.h"
 #include "pipeline/row_slices.h"
@@ -9,8 +10,8 @@
 namespace nibble {
 namespace {
 
-// Rows of a linear that an equalizer gets to see: about 16 MB of floats, evenly spaced.
-constexpr size_t kSampleElements = size_t{4} << 20;
+// Rows of a linear that an equalizer gets to see: about 16 MB of floats, evenly spaced. A trainer sees all.
+constexpr size_t kSampleElements = size_t{4} << 20, kAllElements = std::numeric_limits<size_t>::max();
 
 float rounded_to(DType dtype, float value) {
   if (dtype == DType::kBF16) return bf16_to_f32(f32_to_bf16(value));
@@ -28,10 +29,10 @@ struct Sample {
   size_t rows = 0, cols = 0;
 };
 
-Sample sample_rows(const PlannedTensor& planned, const Folds& folds) {
+Sample sample_rows(const PlannedTensor& planned, const Folds& folds, size_t elements) {
   const StoredTensor& tensor = *planned.source;
   Sample sample{{}, tensor.rows(), tensor.cols()};
-  const size_t step = std::max<size_t>(1, tensor.rows() * tensor.cols() / kSampleElements);
+  const size_t step = std::max<size_t>(1, tensor.rows() * tensor.cols() / elements);
   sample.rows = (tensor.rows() + step - 1) / step;
   sample.values.resize(sample.rows * sample.cols);
   for (size_t i = 0; i < sample.rows; ++i) {
@@ -69,14 +70,42 @@ void share(const FoldTarget& target, size_t elements, std::vector<float>& scales
   }
 }
 
+// As preparing_chain(), but null too where nothing can take a factor.
+const AlgorithmChain* folding_chain(const BlockStage& stage, const QuantizePlan& plan) {
+  if (stage.fold.empty() || (stage.fold.linear && !quantized(plan, stage.fold.tensor))) return nullptr;
+  return preparing_chain(stage, plan);
+}
+
+bool trains(const AlgorithmChain* chain, const Trainer* trainer) {
+  return chain && std::any_of(chain->trainers().begin(), chain->trainers().end(),
+                              [&](const auto& own) { return own.get() == trainer; });
+}
+
+// Each once, in the order of the stages.
+std::vector<const Trainer*> trainers_of(const Block& block, const QuantizePlan& plan) {
+  std::vector<const Trainer*> trainers;
+  for (const BlockStage& stage : block.stages())
+    if (const AlgorithmChain* chain = folding_chain(stage, plan))
+      for (const auto& trainer : chain->trainers())
+        if (std::find(trainers.begin(), trainers.end(), trainer.get()) == trainers.end())
+          trainers.push_back(trainer.get());
+  return trainers;
+}
+
 }  // namespace
 
-const AlgorithmChain* equalizing_chain(const BlockStage& stage, const QuantizePlan& plan) {
+size_t documents_to_train(const Block& block, const QuantizePlan& plan) {
+  size_t count = 0;
+  for (const Trainer* trainer : trainers_of(block, plan)) count = std::max(count, trainer->documents());
+  return count;
+}
+
+const AlgorithmChain* preparing_chain(const BlockStage& stage, const QuantizePlan& plan) {
   const AlgorithmChain* chain = nullptr;
   for (const std::string& linear : stage.linears) {
     if (!quantized(plan, linear)) return nullptr;
     const AlgorithmChain* own = plan.algorithms.find(plan.find(linear)->algorithm)->second.get();
-    if (own->equalizers().empty() || (chain && chain != own)) return nullptr;
+    if (!own->prepares() || (chain && chain != own)) return nullptr;
     chain = own;
   }
   return chain;
@@ -96,8 +125,8 @@ void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStat
                    std::map<std::string, std::vector<float>, std::less<>>& vectors) {
   for (size_t s = 0; s < block.stages().size(); ++s) {
     const BlockStage& stage = block.stages()[s];
-    const AlgorithmChain* chain = equalizing_chain(stage, plan);
-    if (!chain || stage.fold.empty() || (stage.fold.linear && !quantized(plan, stage.fold.tensor))) continue;
+    const AlgorithmChain* chain = folding_chain(stage, plan);
+    if (!chain) continue;
     for (size_t e = 0; e < chain->equalizers().size(); ++e) {
       const Equalizer& equalizer = *chain->equalizers()[e];
       std::vector<Sample> samples;
@@ -105,9 +134,10 @@ void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStat
       weights.reserve(stage.linears.size());
       std::vector<QuantSpec> specs;
       for (const std::string& linear : stage.linears) {
-        samples.push_back(sample_rows(*plan.find(linear), *this));
+        samples.push_back(sample_rows(*plan.find(linear), *this, kSampleElements));
         specs.push_back(*plan.find(linear)->spec);
       }
+      weights.reserve(samples.size());
       for (const Sample& sample : samples)
         weights.push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
       InputFactor factor;
@@ -124,6 +154,37 @@ void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStat
           equalizer.scales({weights, specs, stats[s], equalizer.needs_factor() ? &factor : nullptr});
       fold(block, plan, stage, scales, vectors);
       divide(stats[s], scales);
+    }
+  }
+}
+
+void Folds::train(Block& block, const QuantizePlan& plan, std::span<const MatrixView<const float>> documents,
+                  std::vector<InputStats>& stats, std::map<std::string, std::vector<float>, std::less<>>& vectors) {
+  const std::vector<BlockStage>& stages = block.stages();
+  const std::unique_ptr<BlockGradient> gradient = block.gradient();
+  if (!gradient) return;
+  for (const Trainer* trainer : trainers_of(block, plan)) {
+    std::vector<std::vector<Sample>> samples(stages.size());
+    BlockGradient::Weights weights(stages.size());
+    std::vector<std::vector<const QuantSpec*>> specs(stages.size());
+    std::vector<bool> scalable;
+    for (size_t s = 0; s < stages.size(); ++s) {
+      for (const std::string& linear : stages[s].linears) {
+        const PlannedTensor& planned = *plan.find(linear);
+        samples[s].push_back(sample_rows(planned, *this, kAllElements));
+        Sample& sample = samples[s].back();
+        weights[s].push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
+        specs[s].push_back(quantized(plan, linear) ? &*planned.spec : nullptr);
+      }
+      scalable.push_back(trains(folding_chain(stages[s], plan), trainer));
+    }
+    std::vector<std::vector<float>> scales =
+        trainer->scales({*gradient, stages, weights, specs, scalable,
+                         documents.first(std::min(documents.size(), trainer->documents()))});
+    for (size_t s = 0; s < stages.size(); ++s) {
+      if (!scalable[s]) continue;
+      fold(block, plan, stages[s], scales[s], vectors);
+      divide(stats[s], scales[s]);
     }
   }
 }

@@ -25,6 +25,11 @@ class Folds {
   void choose(Block& block, const QuantizePlan& plan, std::vector<InputStats>& stats, bool keep_grams,
               std::map<std::string, std::vector<float>, std::less<>>& vectors);
 
+  // The same for the plan's trainers, which choose for all such stages of a block together. documents: the residual
+  // stream before the block, at least one.
+  void train(Block& block, const QuantizePlan& plan, std::span<const MatrixView<const float>> documents,
+             std::vector<InputStats>& stats, std::map<std::string, std::vector<float>, std::less<>>& vectors);
+
  private:
   struct Factors {
     std::vector<float> rows, cols;  // empty: 1
@@ -35,8 +40,11 @@ class Folds {
   std::map<std::string, Factors, std::less<>> factors_;  // by tensor name of a linear
 };
 
-// The chain that all quantized linears of a stage share and that equalizes; null when there is none or some linear is
-// not quantized.
-const AlgorithmChain* equalizing_chain(const BlockStage& stage, const QuantizePlan& plan);
+// The chain that all quantized linears of a stage share and that scales columns; null when there is none or some linear
+// is not quantized.
+const AlgorithmChain* preparing_chain(const BlockStage& stage, const QuantizePlan& plan);
+
+// How many documents the trainers of a block's stages want to see, at most; 0: there are none.
+size_t documents_to_train(const Block& block, const QuantizePlan& plan);
 
 }  // namespace nibble

@@ -34,7 +34,7 @@ WeightMatrix quantize_weight(const PlannedTensor& planned, const AlgorithmChain&
 
 CalibratedTensors calibrate(const Source& source, const QuantizePlan& plan, Progress& progress) {
   for (const auto& [names, chain] : plan.algorithms)
-    if (!chain->equalizers().empty())
+    if (chain->prepares())
       throw Error(ErrorKind::kUsage, cat(names, " changes norms too; write the model with `nibble quantize`"));
   const TemporaryFolder work;  // the codes stay mapped when it is gone
   const CalibrationData data = load_calibration(source, *plan.calibration, progress);

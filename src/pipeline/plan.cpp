@@ -1,6 +1,7 @@
 #include "pipeline/plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "core/checked.h"
@@ -320,9 +321,11 @@ OutputTensor output_tensor(const PlannedTensor& planned) {
 
 // What streaming the blocks takes: the mapped weights of one block, its quantized form, the widest Gram matrix (half of
 // cols^2 doubles; the half-size factor is made from it in place), a chunk of inputs on its way to it, one document's
-// activations, and all tokens' inputs of a stage up to the limit.
+// activations, and all tokens' inputs of a stage up to the limit. A trainer has the block's weights twice in float, the
+// gradient and transposes of one linear, the residual stream of its documents twice and one document's activations.
 size_t stream_bytes(const QuantizePlan& plan) {
   size_t blocks = 0, source = 0, quantized = 0, widest = 0, rows = 0;
+  size_t elements = 0, largest = 0, narrowest = std::numeric_limits<size_t>::max(), trained = 0;
   bool gram = false;
   for (const PlannedTensor& planned : plan.tensors) {
     if (!planned.calibrated || planned.role != TensorRole::kLinear) continue;
@@ -333,12 +336,22 @@ size_t stream_bytes(const QuantizePlan& plan) {
     blocks += planned.name.ends_with(".o_proj.weight") ? 1 : 0;
     const AlgorithmChain& chain = *plan.algorithms.find(planned.algorithm)->second;
     gram |= chain.input_use() == InputUse::kFactor || !chain.equalizers().empty();
+    elements += planned.source->rows() * planned.source->cols();
+    largest = std::max(largest, planned.source->rows() * planned.source->cols());
+    narrowest = std::min(narrowest, planned.source->cols());
+    for (const auto& trainer : chain.trainers()) trained = std::max(trained, trainer->documents());
   }
   blocks = std::max<size_t>(blocks, 1);
   const size_t tokens = plan.calibration->samples * plan.calibration->seqlen;
+  trained = std::min(trained, plan.calibration->samples);
+  const size_t training =
+      trained == 0 ? 0
+                   : 8 * (elements / blocks) + 12 * largest +
+                         plan.calibration->seqlen * 4 * (2 * trained * narrowest + 12 * std::max(widest, rows));
   const size_t kept = tokens * widest * (plan.stream.bf16 ? 2 : 4);
   return source / blocks + quantized / blocks + (gram ? 4 * widest * (widest + 1) : 0) + 1200 * widest * 2 +
-         plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) + (kept <= plan.stream.activation_bytes ? kept : 0);
+         plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) + (kept <= plan.stream.activation_bytes ? kept : 0) +
+         training;
 }
 
 // What sampling the calibration text takes: keys, values and logits of the texts that grow together

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,6 +30,22 @@ struct BlockStage {
   bool residual = false;  // advance() adds to the residual stream
 };
 
+// The output of a block as a function of its linears' weights, which come from outside, all in float, and its gradient;
+// biases and norms are the block's own. One document at a time, from position 0 on.
+class BlockGradient {
+ public:
+  using Weights = std::vector<std::vector<MatrixView<const float>>>;  // [stages][linears], each [rows, cols]
+  // Of a loss L: dL/dW of one linear, [rows, cols], to be used before it returns.
+  using Sink = std::function<void(size_t stage, size_t linear, MatrixView<const float> gradient)>;
+
+  virtual ~BlockGradient() = default;
+  // hidden, out: [tokens, hidden], the residual stream before and after the block. Keeps what backward() needs, but not
+  // the weights.
+  virtual void run(const Weights& weights, MatrixView<const float> hidden, MatrixView<float> out) = 0;
+  // d_out: dL/dout of the document that was run last, with the same weights. Calls `sink` once for each linear.
+  virtual void backward(const Weights& weights, MatrixView<const float> d_out, const Sink& sink) = 0;
+};
+
 // One decoder block taken apart where quantization looks into it. Documents run one at a time, stage by stage: the
 // inputs of a stage can be seen, its linears replaced, and only then is it run.
 class Block {
@@ -44,6 +61,9 @@ class Block {
   virtual void replace(size_t stage, size_t linear, WeightMatrix weight) = 0;
   // A norm's weight or a linear's bias, by tensor name, to read and to change.
   virtual std::span<float> vector(const std::string& tensor) = 0;
+  // Uses the block's vectors as they are when it runs; must not outlive the block. Null: the block does
+  // not end in a residual stream (the head).
+  virtual std::unique_ptr<BlockGradient> gradient() = 0;
   // The mapped float weights behind the block leave the resident set; they are read again where they are used.
   virtual void release() const noexcept = 0;
 };
