@@ -137,7 +137,6 @@ void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStat
         samples.push_back(sample_rows(*plan.find(linear), *this, kSampleElements));
         specs.push_back(*plan.find(linear)->spec);
       }
-      weights.reserve(samples.size());
       for (const Sample& sample : samples)
         weights.push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
       InputFactor factor;
