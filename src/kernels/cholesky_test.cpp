@@ -1,5 +1,6 @@
 #include "kernels/cholesky.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/every_table.h"
@@ -22,7 +23,8 @@ TEST_P(Cholesky, ProductsAgreeWithTheSum) {
   ASSERT_EQ(t.panel_cols % t.tile_rows, 0u);
   for (size_t depth = 0; depth < 40; ++depth)
     for (size_t at = 0; at < t.panel_cols; at += t.tile_rows) {
-      const auto a = random_doubles(depth * t.panel_cols, 1), b = random_doubles(depth * t.panel_cols, 2);
+      const size_t rows = std::max<size_t>(depth, 1);  // even of depth 0 an offset needs a panel to point into
+      const auto a = random_doubles(rows * t.panel_cols, 1), b = random_doubles(rows * t.panel_cols, 2);
       std::vector<double> out(t.tile_rows * t.panel_cols, 99.0);
       t.products(a.data() + at, b.data(), depth, out.data());
       for (size_t r = 0; r < t.tile_rows; ++r)

@@ -14,8 +14,8 @@ class InputCollector {
  public:
   static constexpr size_t kChunk = 512;
 
-  // `gram`: collect H too, half of cols^2 doubles. `bf16`: its products are those of inputs rounded to bf16, which CPUs
-  // with such instructions compute several times faster.
+  // `gram`: collect H too, half of cols^2 doubles. `bf16`: on CPUs that multiply bf16, its products are those of inputs
+  // rounded to it, several times faster; elsewhere they stay float.
   InputCollector(size_t cols, bool gram, bool bf16);
 
   // x: [tokens, cols]; parallel. Throws Error(kCorrupt) for NaN and infinity.
