@@ -123,8 +123,9 @@ TEST_P(Lanes, GramAgreesWithDouble) {
   const LaneTable& lanes = lane_table(table());
   for (size_t count = 0; count <= 14; ++count)
     for (const size_t depth : {0u, 1u, 3u, 16u}) {
-      const auto v = random_floats(count * depth * kRowLanes, 8);
-      const auto before = random_floats(count * (count + 1) / 2 * kRowLanes, 9);
+      // Never empty: lanes are offsets, which a null pointer must not get.
+      const auto v = random_floats(std::max(count * depth, size_t{1}) * kRowLanes, 8);
+      const auto before = random_floats(std::max(count * (count + 1) / 2, size_t{1}) * kRowLanes, 9);
       auto sums = before;
       lanes.gram(v.data(), count, depth, sums.data());
       size_t at = 0;
@@ -149,11 +150,11 @@ TEST_P(Lanes, ColumnsOfATriangleAgreeWithDouble) {
       // Rows first, first + 1, ... of a packed triangle, its last element the last one read.
       const size_t first = column + kLaneBlock, last = first + rows;
       const auto start = [](size_t i) { return i * (i + 1) / 2; };
-      const size_t size = rows == 0 ? 0 : start(last - 1) + column + kLaneBlock;
-      const auto l = random_floats(size, 1), e = random_floats(rows * kRowLanes, 2),
+      const size_t size = rows == 0 ? 1 : start(last - 1) + column + kLaneBlock;
+      const auto l = random_floats(size, 1), e = random_floats(std::max(rows, size_t{1}) * kRowLanes, 2),
                  d = random_floats(kLaneBlock * kRowLanes, 3);
       auto sums = d, spread = e;
-      const float* const at = rows == 0 ? nullptr : l.data() + start(first) + column;
+      const float* const at = l.data() + (rows == 0 ? 0 : start(first) + column);
       lanes.gather(at, first, rows, e.data(), sums.data());
       lanes.spread(at, first, rows, d.data(), spread.data());
       for (size_t lane = 0; lane < kRowLanes; ++lane) {
