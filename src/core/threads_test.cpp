@@ -99,6 +99,7 @@ TEST_P(Threads, CallersMayBeThreadsThemselves) {
   std::atomic<size_t> total{0};
   {
     std::vector<std::jthread> callers;
+    callers.reserve(4);
     for (int i = 0; i < 4; ++i)
       callers.emplace_back([&] {
         for (int k = 0; k < 200; ++k) parallel_for(16, 1, [&](size_t, size_t) { ++total; });
