@@ -127,6 +127,8 @@ void register_all() {
     auto* const run =
         benchmark::RegisterBenchmark(("decode_int" + std::to_string(bits) + "_g64").c_str(), product, spec);
     for (const int tokens : {1, 2, 4, 8}) run->Args({tokens, 1 << (bits > 4 ? 16 : 17), 4096});
+    // From the L3 cache (the last matrix of a small model), and from the L2 cache.
+    run->Args({1, 49152, 576})->Args({1, 1536, 576});
   }
 }
 
