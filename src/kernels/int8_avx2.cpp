@@ -21,7 +21,7 @@ constexpr int kRun = Bits <= 4   ? 8
 
 // Bytes from the block in use to the one that is asked for, into the L2 cache, as in the VNNI table.
 template <int Bits>
-constexpr size_t kAhead = Bits == 8 ? 2048 : 4096;
+constexpr size_t kAhead = Bits == 8 ? 4096 : 8192;
 
 // Sums of one integer type, [tokens, halves]: a half is 8 rows of the tile.
 template <size_t Tokens, size_t Halves>
