@@ -7,15 +7,12 @@
 #include <string_view>
 #include <vector>
 
-#include "core/tensor.h"
+#include "formats/named_tensor.h"
 #include "formats/safetensors_writer.h"
 
 namespace nibble {
 
-struct SafeTensor {
-  std::string name;
-  TensorView view;
-};
+using SafeTensor = NamedTensor;
 
 // One .safetensors file. The header is checked as the format demands: offsets in order, no holes, no overlaps, sizes
 // that match dtype and shape, no duplicate names, nothing after the last tensor. Tensors in file (offset) order. Throws
