@@ -10,12 +10,13 @@ namespace {
 
 constexpr const char* kExamples =
     "  nibble convert quantized/ -o floats --format fake --dtype bf16    (dequantize)\n"
-    "  nibble convert model.gguf -o folder --format hf                   (same codes in another file)\n";
+    "  nibble convert model.gguf -o folder --format hf                   (same codes in another file)\n"
+    "  nibble convert gptq-folder/ -o awq-folder --format awq\n";
 
 struct Options {
   Common common;
   std::string model, out, format, dtype;
-  bool force = false;
+  bool force = false, allow_requantize = false;
 };
 
 void run(const Options& o) {
@@ -24,7 +25,7 @@ void run(const Options& o) {
   std::optional<DType> dtype;
   if (!o.dtype.empty()) dtype = parse_float_dtype(o.dtype);
   const auto source = Source::open(o.model);
-  const QuantizePlan plan = make_convert_plan(*source, dtype, format);
+  const QuantizePlan plan = make_convert_plan(*source, dtype, format, o.allow_requantize);
   const QuantizeResult result =
       run_plan(*source, plan, {&format}, o.out, {.force = o.force}, *o.common.progress("convert"));
   if (o.common.prints() && !o.common.quiet) std::cout << summary(result, plan) << "written   " << o.out << '\n';
@@ -48,6 +49,8 @@ void add_convert(CLI::App& app) {
       ->type_name("OUT");
   verb.add_option("--format", o->format, join(formats, "; "))->required()->type_name("NAME");
   verb.add_option("--dtype", o->dtype, "fp32, bf16 or fp16: of floats (default: as in the source)")->type_name("TYPE");
+  verb.add_flag("--allow-requantize", o->allow_requantize,
+                "round values anew to the nearest form that the format can hold, where it cannot hold their codes");
   verb.add_flag("--force", o->force, "replace OUT if it exists");
   verb.callback([o] { run(*o); });
 }

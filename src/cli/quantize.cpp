@@ -85,13 +85,15 @@ QuantizeRequest request_of(const Options& o) {
 
 void run(const Options& o) {
   o.common.apply();
-  const QuantizeRequest request = request_of(o);
+  QuantizeRequest request = request_of(o);
   const std::vector<Gate> gates = parse_gates(o.gates);
   const auto formats = parse_formats(o.format);
+  request.scale_dtype = common_scale_dtype(formats);
   if (o.out.empty() && !o.dry_run)
     throw Error(ErrorKind::kUsage, "say where to write the model with -o OUT, or look at the plan with --dry-run");
   const auto source = Source::open(o.model);
   const QuantizePlan plan = make_plan(*source, request, formats.front());
+  for (const ExporterEntry* format : formats) check_output(*format, output_model(*source, plan));
   if (o.dry_run) {
     const OrderedJson result = {
         {"dry_run", true}, {"bpw", plan.bits_per_weight()}, {"bytes", plan.bytes_after}, {"plan", to_json(plan)}};

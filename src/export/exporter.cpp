@@ -28,4 +28,9 @@ const ExporterEntry& find_exporter(std::string_view name) {
   throw Error(ErrorKind::kUsage, cat("unknown format '", name, "'; known are ", known));
 }
 
+void check_output(const ExporterEntry& format, const OutputModel& model) {
+  for (const OutputTensor& tensor : model.tensors) format.check(tensor);
+  if (format.check_model != nullptr) format.check_model(model);
+}
+
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "model/architecture.h"
 #include "model/source.h"
 #include "quant/quantized_matrix.h"
 
@@ -21,6 +22,7 @@ struct OutputTensor {
   ActivationSpec activations;
   DType dtype = DType::kF32;
   bool grouped_columns = false;  // its codes come with group_of
+  TensorRole role = TensorRole::kOther;
 
   size_t rows() const { return shape.empty() ? 1 : shape[0]; }
   size_t cols() const { return element_count(shape) / (rows() == 0 ? 1 : rows()); }
@@ -60,7 +62,14 @@ struct ExporterEntry {
   size_t (*stored_bytes)(const OutputTensor& tensor);
   // `out` and `force` as for StagedOutput, whose errors are thrown here, before any work.
   std::unique_ptr<Exporter> (*make)(const std::filesystem::path& out, bool force, OutputModel model);
+  // As check(), for what only the whole model shows; every tensor was checked before. Null: nothing.
+  void (*check_model)(const OutputModel& model) = nullptr;
+  // What the format's readers expect scales in; weights that are being quantized get it. Nothing: the model's own type.
+  std::optional<DType> scale_dtype = std::nullopt;
 };
+
+// check() of every tensor, then check_model().
+void check_output(const ExporterEntry& format, const OutputModel& model);
 
 std::span<const ExporterEntry> exporters();
 const ExporterEntry& find_exporter(std::string_view name);  // throws Error(kUsage) listing the known formats

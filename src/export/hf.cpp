@@ -1,24 +1,17 @@
 // `hf`: a Hugging Face folder with packed weights in the compressed-tensors schema, or quant_method "nibble" where that
 // schema has no words for a weight.
 #include <algorithm>
-#include <atomic>
-#include <mutex>
 
-#include "export/exporter.h"
-#include "export/hf_folder.h"
+#include "export/encoded_folder.h"
 #include "quant/compressed_config.h"
 #include "quant/compressed_tensors.h"
 
 namespace nibble {
 namespace {
 
-constexpr std::string_view kWeight = ".weight";
-
-std::string module_of(const std::string& tensor) { return tensor.substr(0, tensor.size() - kWeight.size()); }
-
 void check(const OutputTensor& tensor) {
   if (!tensor.spec) return;
-  if (!tensor.name.ends_with(kWeight) || tensor.shape.size() != 2)
+  if (!tensor.name.ends_with(kWeightSuffix) || tensor.shape.size() != 2)
     throw Error(
         ErrorKind::kUsage,
         cat(tensor.name, ": only two-dimensional .weight tensors can be stored quantized; keep it with --skip"));
@@ -41,7 +34,7 @@ CompressedConfig describe_groups(const OutputModel& model) {
   CompressedConfig config;
   std::vector<size_t> linears;  // in each group: those that the class "Linear" stands for
   for (const OutputTensor& tensor : model.tensors) {
-    const std::string module = tensor.name.ends_with(kWeight) ? module_of(tensor.name) : "";
+    const std::string module = tensor.name.ends_with(kWeightSuffix) ? module_of(tensor.name) : "";
     const bool embedding = tensor.name == model.embedding;
     if (!tensor.spec) {
       if (!module.empty() && tensor.shape.size() == 2 && !embedding) config.ignore.push_back(module);
@@ -78,81 +71,27 @@ CompressedConfig describe_groups(const OutputModel& model) {
   return config;
 }
 
-class HfExporter final : public Exporter {
- public:
-  HfExporter(const std::filesystem::path& out, bool force, OutputModel model)
-      : model_(std::move(model)), layout_(lay_out(model_)), folder_(out, force, std::move(layout_.slots)) {}
-
-  void write(size_t tensor, size_t first_row, const QuantizedMatrix& rows) override {
-    Quantized& quantized = *layout_.quantized[tensor];
-    const OutputTensor& output = model_.tensors[tensor];
-    std::call_once(quantized.started, [&] {
-      quantized.encoder = std::make_unique<CompressedEncoder>(*output.spec, output.activations, output.rows(),
-                                                              output.cols(), output.grouped_columns);
-    });
-    const auto sink = [&](size_t slot, size_t offset, std::span<const std::byte> bytes) {
-      folder_.write(layout_.first_slot[tensor] + slot, offset, bytes);
-    };
-    quantized.encoder->write(first_row, rows, sink);
-    if (quantized.rows_left.fetch_sub(rows.rows) != rows.rows) return;
-    quantized.encoder->finish(sink);
-    quantized.encoder.reset();
-  }
-
-  void write(size_t tensor, size_t first_row, size_t, std::span<const std::byte> values) override {
-    const OutputTensor& output = model_.tensors[tensor];
-    folder_.write(layout_.first_slot[tensor], first_row * byte_size(output.dtype, output.cols()), values);
-  }
-
-  void finish() override {
-    OrderedJson config = updated_config(model_.source.config(), model_.dtype, model_.tied_embeddings);
-    const CompressedConfig groups = describe_groups(model_);
-    if (!groups.groups.empty()) config["quantization_config"] = to_json(groups);
-    folder_.finish(config, model_.source);
-  }
-
-  size_t bytes() const override { return folder_.data_bytes(); }
-
- private:
-  // An encoder holds a tensor's zero points: it lives from the first slice to the last, so that memory does not grow
-  // with the model.
-  struct Quantized {
-    std::once_flag started;
-    std::unique_ptr<CompressedEncoder> encoder;
-    std::atomic<size_t> rows_left{0};
+EncodedFolder<CompressedEncoder>::Encoding encode(const OutputTensor& tensor) {
+  EncodedFolder<CompressedEncoder>::Encoding encoding;
+  for (const CompressedSlot& slot :
+       compressed_slots(*tensor.spec, tensor.activations, tensor.rows(), tensor.cols(), tensor.grouped_columns))
+    encoding.slots.push_back({cat(module_of(tensor.name), ".", slot.suffix), slot.dtype, slot.shape});
+  encoding.make = [&tensor] {
+    return std::make_unique<CompressedEncoder>(*tensor.spec, tensor.activations, tensor.rows(), tensor.cols(),
+                                               tensor.grouped_columns);
   };
-  struct Layout {
-    std::vector<SafeTensorSlot> slots;
-    std::vector<size_t> first_slot;                     // of each tensor
-    std::vector<std::unique_ptr<Quantized>> quantized;  // of each tensor, null for floats
-  };
-
-  static Layout lay_out(const OutputModel& model) {
-    Layout layout;
-    for (const OutputTensor& tensor : model.tensors) {
-      check(tensor);
-      layout.first_slot.push_back(layout.slots.size());
-      layout.quantized.emplace_back();
-      if (!tensor.spec) {
-        layout.slots.push_back({tensor.name, tensor.dtype, tensor.shape});
-        continue;
-      }
-      layout.quantized.back() = std::make_unique<Quantized>();
-      layout.quantized.back()->rows_left = tensor.rows();
-      for (const CompressedSlot& slot :
-           compressed_slots(*tensor.spec, tensor.activations, tensor.rows(), tensor.cols(), tensor.grouped_columns))
-        layout.slots.push_back({cat(module_of(tensor.name), ".", slot.suffix), slot.dtype, slot.shape});
-    }
-    return layout;
-  }
-
-  OutputModel model_;
-  Layout layout_;
-  HfFolder folder_;
-};
+  return encoding;
+}
 
 std::unique_ptr<Exporter> make(const std::filesystem::path& out, bool force, OutputModel model) {
-  return std::make_unique<HfExporter>(out, force, std::move(model));
+  for (const OutputTensor& tensor : model.tensors) check(tensor);
+  const auto describe = [](const OutputModel& written, OrderedJson& config) {
+    const CompressedConfig groups = describe_groups(written);
+    if (!groups.groups.empty()) config["quantization_config"] = to_json(groups);
+    return std::map<std::string, std::string>{};
+  };
+  return std::make_unique<EncodedFolder<CompressedEncoder>>(
+      out, force, std::move(model), EncodedFolder<CompressedEncoder>::Contents{encode, describe});
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ void HfFolder::write(size_t slot, size_t offset, std::span<const std::byte> byte
   shards_[place.shard]->start_writeback();
 }
 
-void HfFolder::finish(const OrderedJson& config, const Source& source) {
+void HfFolder::finish(const OrderedJson& config, const Source& source, const std::map<std::string, std::string>& more) {
   for (const auto& shard : shards_) shard->finish();
   if (shards_.size() > 1) {
     std::map<std::string, std::string> files;
@@ -86,6 +86,7 @@ void HfFolder::finish(const OrderedJson& config, const Source& source) {
     write_text_file(output_.path() / "model.safetensors.index.json", text_of(index));
   }
   for (const std::string& name : source.side_files()) write_text_file(output_.path() / name, source.side_file(name));
+  for (const auto& [name, contents] : more) write_text_file(output_.path() / name, contents);
   write_text_file(output_.path() / "config.json", text_of(config));
   output_.commit();
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,8 +27,8 @@ class HfFolder {
            size_t shard_bytes = kShardBytes);
   // Bytes of tensor `slot` from `offset` within it on. Thread-safe; every byte exactly once.
   void write(size_t slot, size_t offset, std::span<const std::byte> bytes);
-  // Syncs the shards, writes config.json, the side files and the index, renames.
-  void finish(const OrderedJson& config, const Source& source);
+  // Syncs the shards, writes config.json, the side files, `more` (name and contents) and the index, renames.
+  void finish(const OrderedJson& config, const Source& source, const std::map<std::string, std::string>& more = {});
   size_t data_bytes() const { return data_bytes_; }
 
  private:

@@ -18,6 +18,7 @@ namespace nibble {
 struct HfCheckpoint {
   const Json& config;                // config.json without quantization_config
   const Json& quantization;          // quantization_config, an object
+  const OrderedJson& ordered;        // the same, keys in the order of the file, where that counts
   std::vector<NamedTensor> tensors;  // in file order
 };
 

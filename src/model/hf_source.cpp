@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "core/files.h"
 #include "core/text.h"
@@ -11,6 +12,11 @@
 namespace nibble {
 namespace {
 
+// Where GPTQModel and AutoAWQ keep a quantization_config too, with the method that is meant where it says none. What is
+// copied beside another format must not say it.
+constexpr std::pair<const char*, const char*> kQuantizationFiles[] = {{"quantize_config.json", "gptq"},
+                                                                      {"quant_config.json", "awq"}};
+
 class HfSource final : public Source {
  public:
   explicit HfSource(const std::filesystem::path& folder) {
@@ -19,8 +25,8 @@ class HfSource final : public Source {
     if (!config_.is_object())
       throw Error(ErrorKind::kCorrupt,
                   cat((folder / "config.json").string(), ": expected an object, found ", config_.type_name()));
-    std::optional<Json> quantization;
-    if (const Json* found = nibble::find(config_, "quantization_config")) quantization = *found;
+    const std::optional<OrderedJson> ordered = quantization_config();
+    const std::optional<Json> quantization = ordered ? std::optional<Json>(*ordered) : std::nullopt;
     config_.erase("quantization_config");
     const HfQuantization* method = nullptr;
     if (quantization)
@@ -30,7 +36,7 @@ class HfSource final : public Source {
     with_context([&] { return folder.string(); },
                  [&] {
                    if (method)
-                     tensors_ = method->read({config_, *quantization, std::move(stored)});
+                     tensors_ = method->read({config_, *quantization, *ordered, std::move(stored)});
                    else
                      for (NamedTensor& tensor : stored) tensors_.push_back(plain_tensor(std::move(tensor)));
                    index_tensors();
@@ -64,7 +70,29 @@ class HfSource final : public Source {
     static const std::set<std::string, std::less<>> weights = {
         ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".npz", ".msgpack", ".partial"};
     if (name.empty() || name[0] == '.' || name == "config.json" || name.ends_with(".index.json")) return false;
+    if (std::any_of(std::begin(kQuantizationFiles), std::end(kQuantizationFiles),
+                    [&](const auto& file) { return name == file.first; }))
+      return false;
     return !weights.contains(lower(std::filesystem::path(name).extension().string()));
+  }
+
+  // In config.json, or in a file of its own in older checkpoints.
+  std::optional<OrderedJson> quantization_config() const {
+    if (nibble::find(config_, "quantization_config"))
+      return OrderedJson::parse(read_text_file(path_ / "config.json")).at("quantization_config");
+    for (const auto& [name, method] : kQuantizationFiles) {
+      std::error_code failure;
+      const std::filesystem::path file = path_ / name;
+      if (!std::filesystem::is_regular_file(file, failure)) continue;
+      const std::string text = read_text_file(file);
+      const Json checked = parse_json(text, file.string());  // whose limits hold
+      if (!checked.is_object()) throw Error(ErrorKind::kCorrupt, cat(file.string(), ": expected an object"));
+      OrderedJson json = OrderedJson::parse(text);
+      if (nibble::find(checked, "quant_method") == nullptr)
+        json["quant_method"] = find_string(checked, "method").value_or(method);
+      return json;
+    }
+    return std::nullopt;
   }
 };
 

@@ -12,6 +12,7 @@
 #include "model/config.h"
 #include "pipeline/effort.h"
 #include "pipeline/plan_spec.h"
+#include "pipeline/requantize.h"
 #include "pipeline/rules.h"
 
 namespace nibble {
@@ -69,7 +70,9 @@ class Planner {
         rules_(request.skip, request.rules) {
     check_tensors(source, config_);
     plan_.dtype = request.dtype.value_or(prevailing_dtype(source));
-    linear_ = linear_choice(request, plan_.dtype);
+    scale_dtype_ =
+        request.scale_dtype.value_or(format != nullptr && format->scale_dtype ? *format->scale_dtype : plan_.dtype);
+    linear_ = linear_choice(request, scale_dtype_);
     choose_tables();
   }
 
@@ -101,8 +104,8 @@ class Planner {
   void choose_tables() {
     const TableChoice embedding = request_.embedding.value_or(TableChoice{});
     const TableChoice head = request_.lm_head.value_or(config_.tied_embeddings ? embedding : TableChoice{});
-    if (!embedding.keep) embedding_ = table_choice(embedding, "--embedding", plan_.dtype);
-    if (!head.keep) head_ = table_choice(head, "--lm-head", plan_.dtype);
+    if (!embedding.keep) embedding_ = table_choice(embedding, "--embedding", scale_dtype_);
+    if (!head.keep) head_ = table_choice(head, "--lm-head", scale_dtype_);
     untied_ = config_.tied_embeddings && head != embedding;
     plan_.tied_embeddings = config_.tied_embeddings && !untied_;
     if (untied_ && !format_)
@@ -152,7 +155,7 @@ class Planner {
     std::optional<SpecChoice> choice = base_choice(planned);
     if (skipped) return keep(planned, cat("--skip '", *skipped, "'"));
     if (rule && reaches(*rule, planned, choice.has_value()))
-      choice = apply_rule(*rule, choice ? choice : linear_weights(), plan_.dtype);
+      choice = apply_rule(*rule, choice ? choice : linear_weights(), scale_dtype_);
     if (!choice)
       return keep(planned,
                   planned.role == TensorRole::kLinear ? "no scheme for linears" : cat(name(planned.role), " kept"));
@@ -303,6 +306,7 @@ class Planner {
   const ExporterEntry* format_;
   ModelConfig config_;
   ModuleRules rules_;
+  DType scale_dtype_ = DType::kF32;
   std::optional<SpecChoice> linear_, embedding_, head_;
   bool untied_ = false;
   std::vector<std::string> linear_modules_;
@@ -313,7 +317,8 @@ class Planner {
 };
 
 OutputTensor output_tensor(const PlannedTensor& planned) {
-  OutputTensor tensor{planned.name, planned.source->shape(), planned.spec, planned.activations, planned.dtype, false};
+  OutputTensor tensor{planned.name, planned.source->shape(), planned.spec, planned.activations, planned.dtype, false,
+                      planned.role};
   if (planned.action == PlannedTensor::Action::kMoveCodes && tensor.rows() > 0)
     tensor.grouped_columns = !planned.source->read_codes(0, 1).group_of.empty();
   return tensor;
@@ -423,6 +428,7 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   }
   QuantizePlan plan = Planner(source, complete, format).make();
   add_sizes(plan, format);
+  if (format && format->check_model != nullptr) format->check_model(output_model(source, plan));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
     plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",
                                 format_bytes(plan.bytes_after), "): what is kept becomes ",
@@ -435,12 +441,38 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   return plan;
 }
 
-QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format) {
+namespace {
+
+// Codes that the format cannot hold: rounded anew where that is allowed, or floats.
+void change_form(PlannedTensor& planned, const ExporterEntry& format, const std::string& obstacle, bool allowed) {
+  if (!allowed)
+    throw Error(ErrorKind::kUsage,
+                cat(obstacle, ". To convert these values all the same, rounding them anew, add --allow-requantize"));
+  planned.fallback = obstacle;
+  if (const auto form = nearest_form(format, output_tensor(planned))) {
+    planned.action = PlannedTensor::Action::kQuantize;
+    planned.spec = form->spec;
+    planned.activations = form->activations;
+    planned.algorithm = "search";
+    planned.reason = "quantized again";
+  } else {
+    planned.action = PlannedTensor::Action::kFloat;
+    planned.spec.reset();
+    planned.activations = {};
+    planned.reason = "dequantized";
+  }
+}
+
+}  // namespace
+
+QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format,
+                               bool allow_requantize) {
   const ModelConfig config = parse_config(source.config());
   check_tensors(source, config);
   QuantizePlan plan;
   plan.dtype = dtype.value_or(prevailing_dtype(source));
   plan.tied_embeddings = config.tied_embeddings;
+  size_t requantized = 0;
   for (const auto& tensor : source.tensors()) {
     PlannedTensor planned;
     planned.source = tensor.get();
@@ -458,11 +490,20 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
       planned.spec = tensor->spec();
       planned.activations = tensor->activations();
       planned.reason = "codes unchanged";
+      if (const auto why = obstacle(format, output_tensor(planned)))
+        change_form(planned, format, *why, allow_requantize);
     }
+    requantized += planned.action == PlannedTensor::Action::kQuantize ? 1 : 0;
     plan.parameters += element_count(tensor->shape());
     plan.tensors.push_back(std::move(planned));
   }
+  if (requantized > 0) {
+    plan.algorithms["search"] = std::make_unique<const AlgorithmChain>("search", plan.settings);
+    plan.warnings.push_back(cat(requantized, " tensors are in a form that ", format.name,
+                                " cannot hold and are quantized again: errors add up; prefer the original model"));
+  }
   add_sizes(plan, &format);
+  if (format.check_model != nullptr) format.check_model(output_model(source, plan));
   return plan;
 }
 

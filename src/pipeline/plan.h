@@ -66,8 +66,10 @@ struct QuantizePlan {
 // a source that lacks tensors or has some of the wrong shape.
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format);
 // Another format for the same values: codes move unchanged where the format keeps codes, all else becomes floats of
-// `dtype` (by default as in the source). Throws Error(kUsage) when the format cannot hold the codes.
-QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format);
+// `dtype` (by default as in the source). Throws Error(kUsage) when the format cannot hold the codes, unless
+// `allow_requantize`: such values are then rounded anew to the nearest form that it can hold (nearest_form()).
+QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format,
+                               bool allow_requantize = false);
 
 // The plan as exporters see it.
 OutputModel output_model(const Source& source, const QuantizePlan& plan);

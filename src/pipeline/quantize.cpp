@@ -212,6 +212,19 @@ std::vector<const ExporterEntry*> parse_formats(const std::string& text) {
   return formats;
 }
 
+std::optional<DType> common_scale_dtype(const std::vector<const ExporterEntry*>& formats) {
+  const ExporterEntry* chosen = nullptr;
+  for (const ExporterEntry* format : formats) {
+    if (!format->scale_dtype) continue;
+    if (chosen == nullptr) chosen = format;
+    if (*chosen->scale_dtype != *format->scale_dtype)
+      throw Error(ErrorKind::kUsage, cat("formats ", chosen->name, " and ", format->name, " store scales as ",
+                                         info(*chosen->scale_dtype).name, " and ", info(*format->scale_dtype).name,
+                                         ": write them in two runs"));
+  }
+  return chosen == nullptr ? std::nullopt : chosen->scale_dtype;
+}
+
 namespace {
 
 // Everything that decides what a calibrated run computes.
@@ -245,8 +258,7 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
                         const RunOptions& options, Progress& progress) {
   const double start = wall_seconds(), cpu_start = cpu_seconds();
   const OutputModel model = output_model(source, plan);
-  for (const ExporterEntry* format : formats)
-    for (const OutputTensor& tensor : model.tensors) format->check(tensor);
+  for (const ExporterEntry* format : formats) check_output(*format, model);
   QuantizeResult result;
   // With calibration the staging folder is the work folder too, and the model a part of it.
   std::optional<StagedOutput> together;

@@ -40,6 +40,8 @@ struct RunOptions {
 
 // "hf" or "hf,fake". Throws Error(kUsage) for unknown names and repetitions.
 std::vector<const ExporterEntry*> parse_formats(const std::string& text);
+// The type of scales that one of them asks for: all get it. Throws Error(kUsage) when two ask for different ones.
+std::optional<DType> common_scale_dtype(const std::vector<const ExporterEntry*>& formats);
 
 // Carries out a plan: tensors are read, quantized and written in slices of rows, in parallel, so that memory does not
 // grow with the model; those of the blocks with calibration go through quantize_blocks(). One format: `out` is its

@@ -60,7 +60,9 @@ struct QuantizeRequest {
   bool true_sequential = true;   // see StreamOptions
   std::optional<size_t> memory;  // bytes for activations
   std::optional<DType> dtype;    // of what is not quantized
-  bool allow_fallback = true;    // a preset's group may shrink until it divides the row
+  // Of the scales, where a format's readers expect a type of their own; default: `dtype`.
+  std::optional<DType> scale_dtype;
+  bool allow_fallback = true;  // a preset's group may shrink until it divides the row
 };
 
 // All throw Error(kUsage) with the accepted form.
