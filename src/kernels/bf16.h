@@ -23,6 +23,7 @@ struct Bf16Table {
   std::string_view name;     // "avx512bf16"
   std::string_view kernels;  // the Table (kernels.h) that it goes with
   bool (*usable)();          // may this CPU and OS run the entries?
+  bool (*fast)();            // do they beat floats on this CPU?
 
   // One tile: acc[t][r] (+)= sum_p x[t][2 p] * w[p][r][0] + x[t][2 p + 1] * w[p][r][1] for t < tokens <= tile_tokens,
   // r < tile_rows, p < pairs. w is a packed panel [pairs, tile_rows, 2], aligned to 64 bytes; x has row stride x_stride
@@ -43,8 +44,8 @@ const Bf16Table* find_bf16(const Table& table);
 
 // y[t][r] = bias[r] + sum_c bf16(x[t][c]) * w[r][c] for r < y.cols; x is [tokens, depth], y is [tokens, rows]. `bias`
 // may be null. Each weight element is loaded once per call. Parallel over rows; every sum's order depends only on the
-// shapes and the tables. Without instructions for bf16 the same products are computed with floats. Allocates its
-// scratch once per thread.
+// shapes and the tables. Without instructions for bf16, or where they are slow, the same products are computed with
+// floats. Allocates its scratch once per thread.
 void gemm_bf16(MatrixView<const float> x, const Bf16Loader& w, const float* bias, MatrixView<float> y);
 // The same with given kernels, `units` null or find_bf16(table): for tests and benchmarks.
 void gemm_bf16(const Table& table, const Bf16Table* units, MatrixView<const float> x, const Bf16Loader& w,

@@ -13,6 +13,10 @@ static bool bf16_usable() {
          __builtin_cpu_supports("avx512bf16");
 }
 
+// Intel's cores begin a dot product every second cycle: 88 GFLOP/s on a Sapphire Rapids core, where float FMAs reach
+// 167; on Zen 4 they reach 220 to 108.
+static bool bf16_fast() { return __builtin_cpu_is("amd") != 0; }
+
 NIBBLE_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 namespace {
 
@@ -126,8 +130,8 @@ void pack_pairs(const uint16_t* in, size_t in_stride, size_t rows, size_t cols, 
 NIBBLE_TARGET_END
 
 extern const Bf16Table bf16_avx512;
-const Bf16Table bf16_avx512 = {"avx512bf16",         "avx512",  bf16_usable, kTileTokens, kTileRows,
-                               tile_of<kTileTokens>, pack_pairs};
+const Bf16Table bf16_avx512 = {"avx512bf16", "avx512",  bf16_usable,          bf16_fast,
+                               kTileTokens,  kTileRows, tile_of<kTileTokens>, pack_pairs};
 
 }  // namespace nibble::kernels
 #endif

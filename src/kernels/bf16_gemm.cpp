@@ -188,7 +188,11 @@ void gemm_bf16(const Table& table, const Bf16Table* units, MatrixView<const floa
 }
 
 void gemm_bf16(MatrixView<const float> x, const Bf16Loader& w, const float* bias, MatrixView<float> y) {
-  gemm_bf16(active(), find_bf16(active()), x, w, bias, y);
+  static const Bf16Table* const units = [] {
+    const Bf16Table* const found = find_bf16(active());
+    return found != nullptr && found->fast() ? found : nullptr;
+  }();
+  gemm_bf16(active(), units, x, w, bias, y);
 }
 
 }  // namespace nibble::kernels
