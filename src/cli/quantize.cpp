@@ -22,6 +22,7 @@ constexpr const char* kExamples =
     "  nibble quantize model/ -o out --scheme W4A16 --effort balanced\n"
     "  nibble quantize model/ -o out --bits 3 --group-size 64 --asym --algorithm awq,gptq --calib text.txt --samples "
     "64\n"
+    "  nibble quantize model/ -o model.gguf --format gguf:Q4_K_M --stats imatrix.gguf\n"
     "  nibble quantize model/ --scheme NF4 --dry-run\n";
 
 struct Options {
@@ -54,6 +55,12 @@ QuantizeRequest request_of(const Options& o) {
     if (!dictionary.change.empty())
       throw Error(ErrorKind::kUsage, "--scheme and --quant both say how to quantize the linears; keep one");
     request.scheme = o.scheme;
+  }
+  if (const auto scheme = scheme_in_formats(o.format)) {
+    if (request.scheme)
+      throw Error(ErrorKind::kUsage,
+                  cat("--format ", o.format, " and --scheme ", *request.scheme, " both say how to quantize; keep one"));
+    request.scheme = scheme;
   }
   if (o.bits) request.change.bits = o.bits;
   if (!o.group_size.empty()) flag("--group-size", [&] { request.change.group = parse_group(o.group_size); });
@@ -93,7 +100,7 @@ void run(const Options& o) {
     throw Error(ErrorKind::kUsage, "say where to write the model with -o OUT, or look at the plan with --dry-run");
   const auto source = Source::open(o.model);
   const QuantizePlan plan = make_plan(*source, request, formats.front());
-  for (const ExporterEntry* format : formats) check_output(*format, output_model(*source, plan));
+  for (const ExporterEntry* format : formats) check_output(*format, output_model(*source, plan, *format));
   if (o.dry_run) {
     const OrderedJson result = {
         {"dry_run", true}, {"bpw", plan.bits_per_weight()}, {"bytes", plan.bytes_after}, {"plan", to_json(plan)}};
@@ -142,7 +149,8 @@ void add_quantize(CLI::App& app) {
   CLI::App& verb =
       add_verb(app, "quantize", "make a model smaller: choose bits, grids and what to leave alone", kExamples, common);
   verb.add_option("model", o->model, "Hugging Face folder or .gguf file")->required()->type_name("MODEL");
-  verb.add_option("-o,--output", o->out, "folder to write; appears only when everything is written")->type_name("OUT");
+  verb.add_option("-o,--output", o->out, "folder (gguf: file) to write; appears only when everything is written")
+      ->type_name("OUT");
 
   const std::string what = "What";
   verb.add_option("--scheme", o->scheme, cat("preset: ", join(preset_names(), ", ")))->type_name("NAME")->group(what);

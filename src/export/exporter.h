@@ -14,7 +14,8 @@
 
 namespace nibble {
 
-// One tensor of the output: quantized when `spec` is set, otherwise stored as `dtype`.
+// One tensor of the output: quantized when `spec` is set, otherwise stored as `dtype`, which is a GGML block type where
+// rows come as finished blocks. A spec whose scale_dtype is a GGML block type has scales as such blocks hold them.
 struct OutputTensor {
   std::string name;  // Hugging Face name
   Shape shape;
@@ -35,6 +36,7 @@ struct OutputModel {
   DType dtype = DType::kF32;          // of what is not quantized, as config.json states it
   bool tied_embeddings = false;
   std::string embedding;  // name of the token embedding, "model.embed_tokens.weight"
+  std::string scheme{};   // what was asked for, where that has a name: "Q4_K_M"
 };
 
 // Writes one model in one file format while it is being made. Nothing appears at the destination before finish().
@@ -66,6 +68,7 @@ struct ExporterEntry {
   void (*check_model)(const OutputModel& model) = nullptr;
   // What the format's readers expect scales in; weights that are being quantized get it. Nothing: the model's own type.
   std::optional<DType> scale_dtype = std::nullopt;
+  bool blocks = false;  // it holds GGML's blocks as they are
 };
 
 // check() of every tensor, then check_model().

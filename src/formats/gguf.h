@@ -22,6 +22,7 @@ struct GgufValue {
   std::variant<uint64_t, int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>,
                std::vector<bool>, Strings>
       data;
+  std::span<const std::byte> stored{};  // its type and bytes as the file has them
 };
 
 // "the number 3", "a list of 5 strings": for messages.

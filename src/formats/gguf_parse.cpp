@@ -307,7 +307,9 @@ std::shared_ptr<Gguf> GgufParser::parse(std::span<const std::byte> bytes, std::s
   size_t budget = kMaxArrayElements;
   for (size_t i = 0; i < key_count; ++i) {
     const std::string key(read_key(in));
+    const size_t start = in.offset();
     GgufValue value = with_context([&]() -> const std::string& { return key; }, [&] { return read_value(in, budget); });
+    value.stored = bytes.subspan(start, in.offset() - start);
     if (!gguf->metadata_.emplace(key, std::move(value)).second)
       corrupt(cat("the metadata has the key ", key, " twice"));
   }

@@ -15,7 +15,7 @@ const std::vector<GgufPreTokenizer>& pre_tokenizers() {
     {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v1-en", "jina-v2-code", "roberta-bpe", "gigachat", "a.x-4.0", "mellum", "modern-bert", "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling"},
      {kGpt2Pattern},
      false, false},
-    {{"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"},
+    {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"},
      {R"re(\p{N})re",
       kGpt2Pattern},
      false, false},
@@ -30,7 +30,7 @@ const std::vector<GgufPreTokenizer>& pre_tokenizers() {
       kGpt2Pattern,
       R"re([0-9][0-9][0-9])re"},
      false, false},
-    {{"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
+    {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
      {R"re((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re"},
      true, true},
     {{"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"},
@@ -101,6 +101,16 @@ const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) {
     return std::find(pre.names.begin(), pre.names.end(), name) != pre.names.end();
   });
   return it == all.end() ? nullptr : &*it;
+}
+
+const GgufPreTokenizer* match_gguf_pre_tokenizer(const std::vector<std::string>& patterns, bool ignore_merges) {
+  const GgufPreTokenizer* found = nullptr;
+  for (const GgufPreTokenizer& pre : pre_tokenizers()) {
+    if (!std::equal(pre.patterns.begin(), pre.patterns.end(), patterns.begin(), patterns.end())) continue;
+    if (pre.ignore_merges == ignore_merges) return &pre;
+    if (!found) found = &pre;
+  }
+  return found;
 }
 
 }  // namespace nibble

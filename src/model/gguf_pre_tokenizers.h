@@ -1,4 +1,5 @@
 #pragma once
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -16,6 +17,9 @@ struct GgufPreTokenizer {
 
 // Null for a name that is not known.
 const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name);
+
+// The one that cuts with these patterns, if possible with the same ignore_merges; null when none does.
+const GgufPreTokenizer* match_gguf_pre_tokenizer(const std::vector<std::string>& patterns, bool ignore_merges);
 
 // GPT-2's pattern, which tokenizer.json's ByteLevel pre-tokenizer applies with use_regex.
 extern const std::string_view kGpt2Pattern;

@@ -25,7 +25,7 @@ class GgufModelTensor final : public StoredTensor {
     type_name_ = info(view_.dtype).name;
     row_bytes_ = rows() == 0 ? 0 : bytes_ / rows();
     if (is_block_type(view_.dtype))
-      spec_ = ggml_spec(view_.dtype);
+      spec_ = ggml_spec(view_.dtype), block_type_ = view_.dtype;
     else
       dtype_ = view_.dtype;
   }
@@ -46,10 +46,15 @@ class GgufModelTensor final : public StoredTensor {
   QuantizedMatrix read_codes(size_t begin, size_t end) const override {
     if (!spec_) return StoredTensor::read_codes(begin, end);
     if (head_rows_ == 0) return import_rows(end - begin, {row(begin), (end - begin) * row_bytes_});
+    return import_rows(end - begin, read_blocks(begin, end));
+  }
+
+  std::vector<std::byte> read_blocks(size_t begin, size_t end) const override {
+    if (!block_type_) return StoredTensor::read_blocks(begin, end);
     std::vector<std::byte> rows((end - begin) * row_bytes_);
     for (size_t r = begin; r < end; ++r)
       std::copy_n(row(file_row(r)), row_bytes_, rows.data() + (r - begin) * row_bytes_);
-    return import_rows(end - begin, rows);
+    return rows;
   }
 
   std::optional<TensorView> view() const override {
@@ -110,6 +115,7 @@ class GgufSource final : public Source {
   }
 
   std::string kind() const override { return cat("gguf v", gguf_->version()); }
+  const Gguf* gguf() const override { return gguf_.get(); }
 
  private:
   void read() {

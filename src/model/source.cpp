@@ -19,6 +19,7 @@ constexpr size_t kSliceElements = size_t{1} << 18;
 size_t slice_rows(size_t cols) { return std::max<size_t>(1, kSliceElements / std::max<size_t>(1, cols)); }
 
 QuantizedMatrix StoredTensor::read_codes(size_t, size_t) const { not_quantized(name_); }
+std::vector<std::byte> StoredTensor::read_blocks(size_t, size_t) const { not_quantized(name_); }
 
 PackedMatrix StoredTensor::packed() const {
   if (!spec_) not_quantized(name_);

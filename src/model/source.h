@@ -9,6 +9,7 @@
 
 #include "core/json.h"
 #include "core/tensor.h"
+#include "formats/gguf.h"
 #include "quant/packed_matrix.h"
 #include "quant/quantized_matrix.h"
 
@@ -39,6 +40,10 @@ class StoredTensor {
   virtual QuantizedMatrix read_codes(size_t begin, size_t end) const;
   // The whole matrix ready to run; zero-copy where the file's layout allows; only when spec().
   virtual PackedMatrix packed() const;
+  // Set when stored in GGML's blocks, whose type it is.
+  const std::optional<DType>& block_type() const { return block_type_; }
+  // Rows [begin, end) as blocks, to the byte; only when block_type().
+  virtual std::vector<std::byte> read_blocks(size_t begin, size_t end) const;
   // The stored bytes; only when !spec(), and the rows are in file order. Otherwise nothing.
   virtual std::optional<TensorView> view() const { return std::nullopt; }
   // The mapped pages behind rows [begin, end) will not be needed for now.
@@ -51,6 +56,7 @@ class StoredTensor {
   DType dtype_ = DType::kF32;
   std::string type_name_;
   std::optional<QuantSpec> spec_;
+  std::optional<DType> block_type_;
   ActivationSpec activations_;
 };
 
@@ -77,6 +83,8 @@ class Source {
   virtual std::vector<std::string> side_files() const = 0;
   virtual std::string side_file(std::string_view name) const = 0;  // throws when absent
   virtual std::string kind() const = 0;                            // "safetensors", "gguf v3"
+  // The file behind a GGUF source, for those that carry its metadata on unchanged; else null.
+  virtual const Gguf* gguf() const { return nullptr; }
 
  protected:
   void index_tensors();  // call once tensors_ is complete; throws on duplicates

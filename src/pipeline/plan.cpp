@@ -7,13 +7,16 @@
 #include "core/checked.h"
 #include "core/text.h"
 #include "core/threads.h"
+#include "export/gguf_scheme.h"
 #include "kernels/bf16.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
+#include "pipeline/block_types.h"
 #include "pipeline/effort.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/requantize.h"
 #include "pipeline/rules.h"
+#include "quant/ggml_blocks.h"
 
 namespace nibble {
 namespace {
@@ -70,9 +73,11 @@ class Planner {
         rules_(request.skip, request.rules) {
     check_tensors(source, config_);
     plan_.dtype = request.dtype.value_or(prevailing_dtype(source));
+    if (const auto blocks = find_block_types(request, config_, format)) blocks_.emplace(*blocks);
+    if (blocks_ && blocks_->dtype()) plan_.dtype = *blocks_->dtype();
     scale_dtype_ =
         request.scale_dtype.value_or(format != nullptr && format->scale_dtype ? *format->scale_dtype : plan_.dtype);
-    linear_ = linear_choice(request, scale_dtype_);
+    if (!blocks_) linear_ = linear_choice(request, scale_dtype_);
     choose_tables();
   }
 
@@ -90,6 +95,7 @@ class Planner {
     for (const auto& [fallback, count] : fallbacks_)
       plan_.warnings.push_back(cat(fallback, " (", count, count == 1 ? " tensor)" : " tensors)"));
     note_quantized_input();
+    if (blocks_) plan_.scheme = blocks_->name();
     choose_calibration();
     make_chains();
     check_used();
@@ -104,8 +110,8 @@ class Planner {
   void choose_tables() {
     const TableChoice embedding = request_.embedding.value_or(TableChoice{});
     const TableChoice head = request_.lm_head.value_or(config_.tied_embeddings ? embedding : TableChoice{});
-    if (!embedding.keep) embedding_ = table_choice(embedding, "--embedding", scale_dtype_);
-    if (!head.keep) head_ = table_choice(head, "--lm-head", scale_dtype_);
+    if (!embedding.keep && !blocks_) embedding_ = table_choice(embedding, "--embedding", scale_dtype_);
+    if (!head.keep && !blocks_) head_ = table_choice(head, "--lm-head", scale_dtype_);
     untied_ = config_.tied_embeddings && head != embedding;
     plan_.tied_embeddings = config_.tied_embeddings && !untied_;
     if (untied_ && !format_)
@@ -144,7 +150,7 @@ class Planner {
   void decide(PlannedTensor& planned) {
     const bool matrix =
         planned.source->shape().size() == 2 && planned.name.ends_with(kWeight) && is_float(planned.source->dtype());
-    planned.dtype = kept_dtype(*planned.source, request_.dtype);
+    planned.dtype = kept_dtype(*planned.source, blocks_ && blocks_->dtype() ? blocks_->dtype() : request_.dtype);
     if (!matrix) {
       planned.reason = planned.role == TensorRole::kOther ? "not a matrix" : name(planned.role);
       return;
@@ -152,8 +158,9 @@ class Planner {
     const std::string module = planned.module();
     const std::string* skipped = rules_.skipped(module);
     const Rule* rule = rules_.rule(module);
-    std::optional<SpecChoice> choice = base_choice(planned);
     if (skipped) return keep(planned, cat("--skip '", *skipped, "'"));
+    if (blocks_) return decide_blocks(planned, rule);
+    std::optional<SpecChoice> choice = base_choice(planned);
     if (rule && reaches(*rule, planned, choice.has_value()))
       choice = apply_rule(*rule, choice ? choice : linear_weights(), scale_dtype_);
     if (!choice)
@@ -171,6 +178,32 @@ class Planner {
     planned.activations = choice->activations;
     planned.reason = choice->reason;
     planned.algorithm = rule && rule->algorithm ? *rule->algorithm : request_.algorithm.value_or("rtn");
+    if (planned.source->spec()) ++requantized_[planned.source->type_name()];
+  }
+
+  // A GGUF type was asked for: it decides about every matrix.
+  void decide_blocks(PlannedTensor& planned, const Rule* rule) {
+    const BlockTypes::Choice choice = with_context(
+        [&] { return planned.name; },
+        [&] { return blocks_->choose(planned.name, planned.source->cols(), rule, request_.allow_fallback); });
+    planned.fallback = choice.fallback;
+    if (!choice.fallback.empty()) ++fallbacks_[choice.fallback];
+    if (!is_block_type(choice.type)) {
+      planned.dtype = choice.type;
+      planned.reason = choice.reason;
+      return;
+    }
+    const bool kept = planned.source->block_type() == choice.type && !request_.algorithm;
+    if (kept && format_ && format_->blocks)
+      return keep(planned, cat(choice.reason, ": already ", info(choice.type).name));
+    planned.action = PlannedTensor::Action::kQuantize;
+    planned.spec = ggml_target_spec(choice.type);
+    planned.reason = choice.reason;
+    planned.algorithm = rule && rule->algorithm ? *rule->algorithm : request_.algorithm.value_or("kquant");
+    if (is_block_type(planned.spec->scale_dtype) && chain(planned.algorithm).names().back() != "kquant")
+      throw Error(ErrorKind::kUsage,
+                  cat(planned.name, ": ", planned.algorithm, " cannot make the two-level scales of ",
+                      info(choice.type).name, "; use --algorithm kquant or a type with plain scales, such as Q4_0"));
     if (planned.source->spec()) ++requantized_[planned.source->type_name()];
   }
 
@@ -200,6 +233,12 @@ class Planner {
     planned.reason = std::move(reason);
     // Codes that nobody asked to change stay exact; a GGUF counts as a float model in a smaller file.
     if (!planned.source->spec()) return;
+    if (planned.source->block_type() && format_ && format_->blocks && !request_.dtype) {
+      planned.action = PlannedTensor::Action::kMoveBlocks;
+      planned.spec = planned.source->spec();
+      planned.reason += "; blocks unchanged";
+      return;
+    }
     if (from_gguf(source_)) {
       planned.reason += cat("; dequantized from ", planned.source->type_name());
       return;
@@ -288,7 +327,7 @@ class Planner {
   }
 
   void check_used() const {
-    if (plan_.algorithms.empty())
+    if (plan_.algorithms.empty() && !blocks_)
       throw Error(ErrorKind::kUsage,
                   "nothing to quantize; say how with --scheme NAME or --bits N (linears), --embedding or --lm-head "
                   "BITS[:GROUP], or a --rule that matches");
@@ -307,6 +346,7 @@ class Planner {
   ModelConfig config_;
   ModuleRules rules_;
   DType scale_dtype_ = DType::kF32;
+  std::optional<BlockTypes> blocks_;  // instead of the choices below
   std::optional<SpecChoice> linear_, embedding_, head_;
   bool untied_ = false;
   std::vector<std::string> linear_modules_;
@@ -316,9 +356,15 @@ class Planner {
   QuantizePlan plan_;
 };
 
-OutputTensor output_tensor(const PlannedTensor& planned) {
+OutputTensor output_tensor(const PlannedTensor& planned, const ExporterEntry* format) {
   OutputTensor tensor{planned.name, planned.source->shape(), planned.spec, planned.activations, planned.dtype, false,
                       planned.role};
+  const bool blocks = format && format->blocks;
+  if (planned.action == PlannedTensor::Action::kMoveBlocks) {
+    tensor.spec = std::nullopt;
+    if (blocks) tensor.dtype = planned.source->block_type().value();
+  }
+  if (tensor.spec && is_block_type(tensor.spec->scale_dtype) && !blocks) tensor.spec->scale_dtype = DType::kF32;
   if (planned.action == PlannedTensor::Action::kMoveCodes && tensor.rows() > 0)
     tensor.grouped_columns = !planned.source->read_codes(0, 1).group_of.empty();
   return tensor;
@@ -388,7 +434,7 @@ void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
   std::set<const StoredTensor*> counted;
   size_t widest = 0;
   for (PlannedTensor& planned : plan.tensors) {
-    const OutputTensor output = output_tensor(planned);
+    const OutputTensor output = output_tensor(planned, format);
     if (format) format->check(output);
     if (counted.insert(planned.source).second) planned.bytes_before = planned.source->bytes();
     planned.bytes_after = format         ? format->stored_bytes(output)
@@ -428,7 +474,7 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   }
   QuantizePlan plan = Planner(source, complete, format).make();
   add_sizes(plan, format);
-  if (format && format->check_model != nullptr) format->check_model(output_model(source, plan));
+  if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
     plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",
                                 format_bytes(plan.bytes_after), "): what is kept becomes ",
@@ -449,7 +495,7 @@ void change_form(PlannedTensor& planned, const ExporterEntry& format, const std:
     throw Error(ErrorKind::kUsage,
                 cat(obstacle, ". To convert these values all the same, rounding them anew, add --allow-requantize"));
   planned.fallback = obstacle;
-  if (const auto form = nearest_form(format, output_tensor(planned))) {
+  if (const auto form = nearest_form(format, output_tensor(planned, &format))) {
     planned.action = PlannedTensor::Action::kQuantize;
     planned.spec = form->spec;
     planned.activations = form->activations;
@@ -485,12 +531,17 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
       plan.warnings.push_back(cat(tensor->name(), " is left out: config.json ties it to the embedding"));
       continue;
     }
-    if (tensor->spec() && format.keeps_codes) {
+    const bool keeps = format.keeps_codes && !(format.blocks && dtype);  // GGUF's float types are types like any other
+    if (keeps && tensor->block_type() && format.blocks) {
+      planned.action = PlannedTensor::Action::kMoveBlocks;
+      planned.spec = tensor->spec();
+      planned.reason = "blocks unchanged";
+    } else if (keeps && tensor->spec()) {
       planned.action = PlannedTensor::Action::kMoveCodes;
       planned.spec = tensor->spec();
       planned.activations = tensor->activations();
       planned.reason = "codes unchanged";
-      if (const auto why = obstacle(format, output_tensor(planned)))
+      if (const auto why = obstacle(format, output_tensor(planned, &format)))
         change_form(planned, format, *why, allow_requantize);
     }
     requantized += planned.action == PlannedTensor::Action::kQuantize ? 1 : 0;
@@ -503,13 +554,13 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
                                 " cannot hold and are quantized again: errors add up; prefer the original model"));
   }
   add_sizes(plan, &format);
-  if (format.check_model != nullptr) format.check_model(output_model(source, plan));
+  if (format.check_model != nullptr) format.check_model(output_model(source, plan, format));
   return plan;
 }
 
-OutputModel output_model(const Source& source, const QuantizePlan& plan) {
-  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding};
-  for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned));
+OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format) {
+  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding, plan.scheme};
+  for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned, &format));
   return model;
 }
 

@@ -21,6 +21,7 @@ struct PlannedTensor {
   enum class Action : uint8_t {
     kQuantize,   // through the algorithm
     kMoveCodes,  // already quantized: its codes are kept
+    kMoveBlocks,  // GGML blocks, copied
     kFloat,      // stored as a plain tensor
   };
   const StoredTensor* source = nullptr;  // never null; the embedding's for an untied lm_head
@@ -51,6 +52,9 @@ struct QuantizePlan {
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // those that differ from the defaults, by algorithm
   std::optional<CalibrationChoice> calibration;                    // nothing: no algorithm looks at activations
   StreamOptions stream;
+  std::string scheme;                 // a preset's or a GGUF type's name, or empty
+  // Mean squares of inputs from a file of statistics, by tensor; for tensors that are not calibrated.
+  std::map<std::string, InputFactor, std::less<>> importance;
   std::vector<std::string> warnings;  // what the user may not expect: fallbacks, patterns without a match, requantizing
   size_t parameters = 0;              // of the output, a tied matrix counted once
   size_t bytes_before = 0;
@@ -71,8 +75,8 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
 QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format,
                                bool allow_requantize = false);
 
-// The plan as exporters see it.
-OutputModel output_model(const Source& source, const QuantizePlan& plan);
+// The plan as exporters of `format` see it.
+OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format);
 
 // The "plan" object of the JSON result.
 OrderedJson to_json(const QuantizePlan& plan);

@@ -24,6 +24,7 @@ std::string_view action_name(PlannedTensor::Action action) {
     case PlannedTensor::Action::kQuantize:
       return "quantize";
     case PlannedTensor::Action::kMoveCodes:
+    case PlannedTensor::Action::kMoveBlocks:
       return "move";
     case PlannedTensor::Action::kFloat:
       break;

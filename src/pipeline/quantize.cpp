@@ -13,6 +13,7 @@
 #include "core/threads.h"
 #include "core/usage.h"
 #include "export/float_bytes.h"
+#include "export/gguf_scheme.h"
 #include "kernels/kernels.h"
 #include "pipeline/calibrated_run.h"
 #include "pipeline/journal.h"
@@ -59,10 +60,11 @@ double ratio(const Energy& energy) {
 class Run {
  public:
   // `calibrated`: what quantize_blocks() made of the plan's calibrated tensors.
-  Run(const QuantizePlan& plan, const CalibratedTensors& calibrated, std::vector<std::unique_ptr<Exporter>>& exporters,
-      Progress& progress)
+  Run(const QuantizePlan& plan, const CalibratedTensors& calibrated, const std::vector<const ExporterEntry*>& formats,
+      std::vector<std::unique_ptr<Exporter>>& exporters, Progress& progress)
       : plan_(plan),
         calibrated_(calibrated),
+        formats_(formats),
         exporters_(exporters),
         progress_(progress),
         rows_left_(plan.tensors.size()),
@@ -133,7 +135,8 @@ class Run {
         const AlgorithmChain& algorithm = *plan_.algorithms.find(planned.algorithm)->second;
         const MatrixView<const float> view =
             matrix<const float>(weights.data(), slice.end - slice.begin, source.cols());
-        const QuantizedMatrix quantized = algorithm.quantize({view, *planned.spec, ranges_[slice.tensor]});
+        const QuantizedMatrix quantized =
+            algorithm.quantize({view, *planned.spec, ranges_[slice.tensor], importance(planned.name)});
         if (const auto row = unstorable_scale(quantized))
           throw Error(ErrorKind::kUsage,
                       cat("the scale of row ", slice.begin + *row, " does not fit F16; try --dtype bf16 or fp32"));
@@ -144,6 +147,17 @@ class Run {
       case Action::kMoveCodes: {
         const QuantizedMatrix codes = source.read_codes(slice.begin, slice.end);
         for (const auto& exporter : exporters_) exporter->write(slice.tensor, slice.begin, codes);
+        break;
+      }
+      case Action::kMoveBlocks: {
+        std::vector<std::byte> blocks, values;
+        for (size_t i = 0; i < exporters_.size(); ++i) {
+          auto& bytes = formats_[i]->blocks ? blocks : values;
+          if (bytes.empty())
+            bytes = formats_[i]->blocks ? source.read_blocks(slice.begin, slice.end)
+                                        : float_bytes(floats(planned, slice), planned.dtype);
+          exporters_[i]->write(slice.tensor, slice.begin, slice.end - slice.begin, bytes);
+        }
         break;
       }
       case Action::kFloat: {
@@ -160,6 +174,12 @@ class Run {
         break;
       }
     }
+  }
+
+  // From a file of statistics; null when it says nothing of this tensor.
+  const InputFactor* importance(const std::string& tensor) const {
+    const auto found = plan_.importance.find(tensor);
+    return found == plan_.importance.end() ? nullptr : &found->second;
   }
 
   // A calibrated run may have moved factors into norms and biases.
@@ -189,6 +209,7 @@ class Run {
 
   const QuantizePlan& plan_;
   const CalibratedTensors& calibrated_;
+  const std::vector<const ExporterEntry*>& formats_;
   std::vector<std::unique_ptr<Exporter>>& exporters_;
   Progress& progress_;
   std::vector<RowSlice> slices_;
@@ -199,12 +220,20 @@ class Run {
   size_t done_ = 0, total_ = 0;  // elements
 };
 
+// Names may have a colon of their own ("gptq:v2"); what else stands behind one is a type ("gguf:Q4_0").
+const ExporterEntry& format_of(const std::string& name) {
+  const auto all = exporters();
+  const auto whole =
+      std::find_if(all.begin(), all.end(), [&](const ExporterEntry& entry) { return entry.name == name; });
+  return whole != all.end() ? *whole : find_exporter(name.substr(0, name.find(':')));
+}
+
 }  // namespace
 
 std::vector<const ExporterEntry*> parse_formats(const std::string& text) {
   std::vector<const ExporterEntry*> formats;
   for (const std::string& name : split(text, ',')) {
-    const ExporterEntry* format = &find_exporter(name);
+    const ExporterEntry* format = &format_of(name);
     if (std::find(formats.begin(), formats.end(), format) != formats.end())
       throw Error(ErrorKind::kUsage, cat("format '", name, "' is given twice"));
     formats.push_back(format);
@@ -223,6 +252,21 @@ std::optional<DType> common_scale_dtype(const std::vector<const ExporterEntry*>&
                                          ": write them in two runs"));
   }
   return chosen == nullptr ? std::nullopt : chosen->scale_dtype;
+}
+
+std::optional<std::string> scheme_in_formats(const std::string& text) {
+  std::optional<std::string> scheme;
+  for (const std::string& name : split(text, ',')) {
+    const ExporterEntry& format = format_of(name);
+    if (name == format.name) continue;
+    const std::string type = name.substr(format.name.size() + 1);
+    if (!format.blocks) throw Error(ErrorKind::kUsage, cat("format '", format.name, "' has no types of its own"));
+    if (!find_gguf_scheme(type))
+      throw Error(ErrorKind::kUsage,
+                  cat("unknown GGUF type '", type, "'; known are ", join(gguf_scheme_names(), ", ")));
+    scheme = type;
+  }
+  return scheme;
 }
 
 namespace {
@@ -257,8 +301,7 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
                         const std::vector<const ExporterEntry*>& formats, const std::filesystem::path& out,
                         const RunOptions& options, Progress& progress) {
   const double start = wall_seconds(), cpu_start = cpu_seconds();
-  const OutputModel model = output_model(source, plan);
-  for (const ExporterEntry* format : formats) check_output(*format, model);
+  for (const ExporterEntry* format : formats) check_output(*format, output_model(source, plan, *format));
   QuantizeResult result;
   // With calibration the staging folder is the work folder too, and the model a part of it.
   std::optional<StagedOutput> together;
@@ -284,10 +327,10 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   std::vector<std::unique_ptr<Exporter>> exporters;
   exporters.reserve(formats.size());
   for (const ExporterEntry* format : formats)
-    exporters.push_back(
-        format->make(formats.size() > 1 ? model_path / format->name : model_path, together || options.force, model));
+    exporters.push_back(format->make(formats.size() > 1 ? model_path / format->name : model_path,
+                                     together || options.force, output_model(source, plan, *format)));
 
-  Run run(plan, calibrated, exporters, progress);
+  Run run(plan, calibrated, formats, exporters, progress);
   run.work();
   check_interrupted();
   for (const auto& exporter : exporters) exporter->finish();

@@ -38,10 +38,14 @@ struct RunOptions {
   bool resume = false;  // continue what an interrupted run with calibration left at OUT.partial, if it left anything
 };
 
-// "hf" or "hf,fake". Throws Error(kUsage) for unknown names and repetitions.
+// "hf", "hf,fake" or "gguf:Q4_K_M": see scheme_in_formats(). Throws Error(kUsage) for unknown names and repetitions.
 std::vector<const ExporterEntry*> parse_formats(const std::string& text);
 // The type of scales that one of them asks for: all get it. Throws Error(kUsage) when two ask for different ones.
 std::optional<DType> common_scale_dtype(const std::vector<const ExporterEntry*>& formats);
+
+// What follows a format's name: a scheme that only it has. Nothing when there is none. Throws Error(kUsage) for unknown
+// ones, and for formats without schemes of their own.
+std::optional<std::string> scheme_in_formats(const std::string& text);
 
 // Carries out a plan: tensors are read, quantized and written in slices of rows, in parallel, so that memory does not
 // grow with the model; those of the blocks with calibration go through quantize_blocks(). One format: `out` is its

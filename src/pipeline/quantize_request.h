@@ -56,6 +56,7 @@ struct QuantizeRequest {
   std::optional<std::string> effort;  // see effort.h; for what is not said otherwise
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
+  std::optional<std::string> stats;  // file of saved statistics
   std::optional<bool> bf16;      // arithmetic of the calibration forward; default: where the CPU has it
   bool true_sequential = true;   // see StreamOptions
   std::optional<size_t> memory;  // bytes for activations

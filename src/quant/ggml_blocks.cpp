@@ -190,6 +190,25 @@ std::optional<QuantSpec> ggml_spec(DType dtype) {
   return spec_of(*type);
 }
 
+QuantSpec ggml_target_spec(DType dtype) {
+  QuantSpec spec = ggml_spec(dtype).value();
+  spec.scale_dtype = info(dtype).block == spec.group ? DType::kF16 : dtype;
+  spec.full_range = dtype == DType::kQ4_0 || dtype == DType::kQ5_0;
+  return spec;
+}
+
+std::optional<DType> ggml_type_for(const QuantSpec& spec, size_t cols) {
+  if (is_block_type(spec.scale_dtype)) return spec.scale_dtype;
+  constexpr size_t kBlock = 32;
+  if (cols % kBlock != 0 || spec.group % kBlock != 0) return std::nullopt;  // a whole row is 0
+  if (spec.grid == Grid::kIQ4NL) return DType::kIQ4_NL;
+  if (spec.grid != Grid::kInt || (spec.symmetric ? spec.bits == 1 : !spec.mins)) return std::nullopt;
+  if (spec.bits <= 4) return spec.symmetric ? DType::kQ4_0 : DType::kQ4_1;
+  if (spec.bits == 5) return spec.symmetric ? DType::kQ5_0 : DType::kQ5_1;
+  if (spec.symmetric) return DType::kQ8_0;
+  return std::nullopt;
+}
+
 QuantizedMatrix import_ggml_rows(DType dtype, size_t rows, size_t cols, std::span<const std::byte> bytes) {
   const DTypeInfo& layout = info(dtype);
   const BlockType* type = find_type(dtype);

@@ -73,7 +73,8 @@ void QuantSpec::validate() const {
   if (full_range && grid != Grid::kInt)
     refuse(cat("full range applies to the integer grid, not to ", nibble::name(grid)));
   if (mins && symmetric) refuse("a stored min makes a grid asymmetric");
-  if (scale_dtype != DType::kF32 && scale_dtype != DType::kF16 && scale_dtype != DType::kBF16)
+  if (scale_dtype != DType::kF32 && scale_dtype != DType::kF16 && scale_dtype != DType::kBF16 &&
+      !is_block_type(scale_dtype))
     refuse(cat("scales are F32, F16 or BF16, not ", info(scale_dtype).name));
 }
 
@@ -133,6 +134,7 @@ std::string describe(const QuantSpec& spec) {
 
 size_t stored_bits(const QuantSpec& spec, size_t rows, size_t cols) {
   const auto bits = static_cast<size_t>(spec.bits);
+  if (is_block_type(spec.scale_dtype)) return 8 * checked_mul(rows, byte_size(spec.scale_dtype, cols), "weight");
   const size_t scale_bits = 8 * info(spec.scale_dtype).block_bytes;
   const size_t beside = spec.symmetric ? 0 : spec.mins ? scale_bits : bits;
   const size_t groups = spec.per_tensor ? 1 : checked_mul(rows, spec.groups(cols), "number of groups");
