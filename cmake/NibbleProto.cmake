@@ -1,0 +1,20 @@
+# Adds what protoc makes of a .proto file to a library; sources that match the patterns include it as <NAME.pb.h>. Generated code is a
+# system header: our warnings do not apply to it. Targets of other folders link LIBRARY_NAME for it.
+#
+#   nibble_proto(LIBRARY FILE.proto PATTERN...)
+function(nibble_proto library file)
+  get_filename_component(name ${file} NAME_WE)
+  get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR}/${file} DIRECTORY)
+  set(out ${CMAKE_CURRENT_BINARY_DIR}/proto)
+  file(MAKE_DIRECTORY ${out})
+  add_custom_command(OUTPUT ${out}/${name}.pb.cc ${out}/${name}.pb.h
+    COMMAND protobuf::protoc --proto_path ${folder} --cpp_out ${out} ${name}.proto
+    DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${file} protobuf::protoc VERBATIM)
+  add_library(${library}_${name} STATIC ${out}/${name}.pb.cc ${out}/${name}.pb.h)
+  target_compile_options(${library}_${name} PRIVATE -w)
+  target_include_directories(${library}_${name} SYSTEM PUBLIC ${out})
+  target_link_libraries(${library}_${name} PUBLIC protobuf::libprotobuf-lite)
+  target_link_libraries(${library} PRIVATE ${library}_${name})
+  file(GLOB sources CONFIGURE_DEPENDS ${ARGN})
+  set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS "-isystem;${out}" OBJECT_DEPENDS ${out}/${name}.pb.h)
+endfunction()
