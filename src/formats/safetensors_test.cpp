@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "core/test_errors.h"
 #include "core/test_folder.h"
+#include "core/text.h"
 #include "formats/test_damage.h"
 
 namespace fs = std::filesystem;
@@ -163,7 +164,7 @@ TEST(SafeTensors, BitFlipsNeverCrash) {
 }
 
 TEST(SafeTensors, DeepNestingIsNoDanger) {
-  const std::string file = file_of("{\"t\":{\"x\":" + std::string(1'000'000, '['), 0);
+  const std::string file = file_of(cat("{\"t\":{\"x\":", std::string(1'000'000, '[')), 0);
   EXPECT_EQ(error_kind([&] { parse(file); }), ErrorKind::kCorrupt);
 }
 
