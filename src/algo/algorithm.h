@@ -70,6 +70,9 @@ class Equalizer {
  public:
   virtual ~Equalizer() = default;
   virtual bool needs_factor() const { return false; }
+  virtual bool needs_inputs() const {
+    return true;
+  }  // false: looks at weights alone, EqualizerInput::stats has only cols
   virtual std::vector<float> scales(const EqualizerInput& input) const = 0;
 };
 

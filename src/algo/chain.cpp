@@ -46,14 +46,19 @@ InputUse AlgorithmChain::input_use() const {
 }
 
 bool AlgorithmChain::needs_inputs() const {
-  return prepares() || std::any_of(roundings_.begin(), roundings_.end(),
-                                   [](const auto& rounding) { return rounding->needs_inputs(); });
+  const auto needs = [](const auto& part) { return part->needs_inputs(); };
+  return !trainers_.empty() || std::any_of(equalizers_.begin(), equalizers_.end(), needs) ||
+         std::any_of(roundings_.begin(), roundings_.end(), needs);
 }
 
 FactorOptions AlgorithmChain::factor_options(const QuantSpec& spec) const {
   for (const auto& rounding : roundings_)
     if (rounding->input_use() == InputUse::kFactor) return rounding->factor_options(spec);
   return {};
+}
+
+bool AlgorithmChain::wants_float_inputs(const QuantSpec& spec) const {
+  return input_use() == InputUse::kFactor && factor_options(spec).alpha != 0;
 }
 
 QuantSpec AlgorithmChain::spec_for(QuantSpec spec) const {

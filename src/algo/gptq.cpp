@@ -6,6 +6,7 @@
 #include "algo/lane_rows.h"
 #include "algo/scale_refit.h"
 #include "core/error.h"
+#include "quant/lane_products.h"
 
 namespace nibble {
 namespace {
@@ -23,6 +24,10 @@ constexpr AlgorithmOption kOptions[] = {
      "times that all is rounded, each time to the scales refitted after the last; the best is kept"},
     {"sweeps", 0, 0, 100,
      "then, this many times: each code becomes the best one while all others stay, and scales are refitted"},
+    {"alpha", 0, 0, 1,
+     "GPTAQ: how much of the difference to the float model's inputs is made up for, .25 in its paper's code; doubles "
+     "the "
+     "work and the activations kept"},
     {"block_size", 128, 1, 65536, "columns rounded in all rows before the next; a matter of speed only"},
 };
 
@@ -37,6 +42,7 @@ class Gptq final : public Algorithm {
   explicit Gptq(const AlgorithmSettings& settings) {
     const auto value = [&](std::string_view name) { return settings.find(name)->second; };
     percdamp_ = value("percdamp");
+    alpha_ = value("alpha");
     order_ = value("gar") != 0        ? ColumnOrder::kGroupAware
              : value("actorder") != 0 ? ColumnOrder::kActOrder
                                       : ColumnOrder::kNatural;
@@ -56,10 +62,38 @@ class Gptq final : public Algorithm {
   InputUse input_use() const override { return InputUse::kFactor; }
   bool needs_inputs() const override { return true; }
   FactorOptions factor_options(const QuantSpec& spec) const override {
-    return {.order = order_, .group = spec.group, .percdamp = percdamp_};
+    return {.order = order_, .group = spec.group, .percdamp = percdamp_, .alpha = alpha_};
   }
 
   QuantizedMatrix quantize(const Rounding& rounding) const override {
+    if (rounding.inputs == nullptr || rounding.inputs->correction.empty()) return round(rounding);
+    const std::vector<float> corrected = correct(rounding.weight, *rounding.inputs);
+    Rounding other = rounding;
+    other.weight = matrix(corrected.data(), rounding.weight.rows, rounding.weight.cols);
+    return round(other);
+  }
+
+ private:
+  // W (I + P) of InputFactor::correction.
+  static std::vector<float> correct(MatrixView<const float> weight, const InputFactor& inputs) {
+    const size_t cols = inputs.cols;
+    std::vector<float> corrected(weight.rows * cols), x(cols * kRowLanes), y(x.size());
+    for (size_t first = 0; first < weight.rows; first += kRowLanes) {
+      const size_t count = std::min(kRowLanes, weight.rows - first);
+      for (size_t i = 0; i < cols; ++i) {
+        const uint32_t column = inputs.order[i];
+        for (size_t lane = 0; lane < count; ++lane)
+          x[i * kRowLanes + lane] = inputs.importance[column] == 0 ? 0.0f : weight.row(first + lane)[column];
+      }
+      multiply_lanes(inputs.correction.data(), cols, x.data(), y.data());
+      for (size_t i = 0; i < cols; ++i)
+        for (size_t lane = 0; lane < count; ++lane)
+          corrected[(first + lane) * cols + inputs.order[i]] = y[i * kRowLanes + lane];
+    }
+    return corrected;
+  }
+
+  QuantizedMatrix round(const Rounding& rounding) const {
     QuantizedMatrix q = rounding.start != nullptr ? *rounding.start : fit_grids(rounding, weights_, {});
     if (rounding.inputs == nullptr || rounding.inputs->factor.empty()) return q;
     const LaneContext context(rounding, q);
@@ -93,7 +127,6 @@ class Gptq final : public Algorithm {
     return q;
   }
 
- private:
   void round_columns(const LaneContext& context, std::vector<LaneRows>& blocks) const {
     for (size_t begin = 0; begin < context.cols; begin += block_size_)
       for (LaneRows& rows : blocks) rows.round_columns(context, begin, std::min(context.cols, begin + block_size_));
@@ -135,7 +168,7 @@ class Gptq final : public Algorithm {
       }
   }
 
-  double percdamp_ = 0;
+  double percdamp_ = 0, alpha_ = 0;
   ColumnOrder order_ = ColumnOrder::kNatural;
   bool static_groups_ = true;
   GridWeights weights_ = GridWeights::kImportance;

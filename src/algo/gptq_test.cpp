@@ -101,7 +101,7 @@ Square upper_cholesky(const Square& a) {
 // The algorithm as its paper has it, in double: columns in `order`, errors carried on through the Cholesky factor of
 // the inverse; `q` gives the grids, and each group's is fitted anew when its first column comes where `fit` says so.
 std::vector<uint8_t> textbook(const Problem& p, const QuantizedMatrix& q, const std::vector<uint32_t>& order,
-                              double percdamp, bool fit = false, bool feedback = true) {
+                              double percdamp, bool fit = false, bool feedback = true, double alpha = 0) {
   const QuantSpec& spec = q.spec;
   const size_t n = p.cols(), groups = spec.groups(n), size = spec.group_size(n);
   Square damped(n, Doubles(n));
@@ -114,10 +114,19 @@ std::vector<uint8_t> textbook(const Problem& p, const QuantizedMatrix& q, const 
       if (i == j) damped[i][j] += percdamp * mean;
     }
   const Square u = upper_cholesky(inverse(damped));
+  // P = alpha triu(D U^T, 1) U of GPTAQ.
+  Square ahead(n, Doubles(n));
+  for (size_t i = 0; alpha != 0 && i < n; ++i)
+    for (size_t k = i + 1; k < n; ++k) {
+      double sum = 0;
+      for (size_t j = 0; j < n; ++j) sum += double{p.stats.cross[order[i] * n + order[j]]} * u[k][j];
+      for (size_t j = k; j < n; ++j) ahead[i][j] += alpha * sum * u[k][j];
+    }
   std::vector<uint8_t> codes(p.w.size());
   for (size_t r = 0; r < p.rows; ++r) {
     Doubles w(n);
     for (size_t i = 0; i < n; ++i) w[i] = p.h[order[i]][order[i]] == 0 ? 0.0 : double{p.w[r * n + order[i]]};
+    const Doubles original = w;
     GroupScale map;
     for (size_t i = 0; i < n; ++i) {
       const size_t column = order[i], g = r * groups + column / size;
@@ -142,7 +151,7 @@ std::vector<uint8_t> textbook(const Problem& p, const QuantizedMatrix& q, const 
         value = double{map.scale} * double{code_value(spec, map, code)};
       }
       const double error = p.h[column][column] == 0 || !feedback ? 0 : (w[i] - value) / u[i][i];
-      for (size_t j = i; j < n; ++j) w[j] -= error * u[i][j];
+      for (size_t j = i; j < n; ++j) w[j] -= error * u[i][j] - original[i] * ahead[i][j];
     }
   }
   return codes;
@@ -238,6 +247,28 @@ TEST(Gptq, RoundsAsTheTextbookWithEachOption) {
     EXPECT_EQ(row_of(dynamic.codes), r == 38 ? row_of(nearest) : row_of(want)) << r;  // which was better in one row
   }
   EXPECT_NE(dynamic.scales, range.scales);
+}
+
+// GPTAQ's term: what is rounded has the inputs' difference to the float model's taken into account.
+TEST(Gptq, AsymmetricTermIsThatOfTheFormulae) {
+  Problem p(5, 70, 4);
+  Random random(8);
+  p.stats.cross.resize(p.cols() * p.cols());
+  for (float& d : p.stats.cross) d = static_cast<float>(random.uniform() - 0.5) * 0.05f;
+  std::vector<uint32_t> natural(p.cols());
+  std::iota(natural.begin(), natural.end(), 0u);
+  const QuantSpec spec{.bits = 8, .group = 16, .symmetric = false};  // feedback wins in every row
+  for (const bool ordered : {false, true})
+    for (const double alpha : {0.25, 1.0}) {
+      const AlgorithmSettings settings = {{"actorder", ordered}, {"refit", 0}, {"alpha", alpha}};
+      const auto q = p.run("gptq", spec, settings);
+      EXPECT_EQ(q.codes, textbook(p, q, ordered ? falling(p) : natural, 0.01, false, true, alpha)) << alpha << ordered;
+      EXPECT_NE(q.codes, textbook(p, q, ordered ? falling(p) : natural, 0.01)) << alpha << ordered;
+    }
+  // Without such statistics there is no term.
+  const auto plain = p.run("gptq", spec);
+  p.stats.cross.clear();
+  EXPECT_TRUE(same(p.run("gptq", spec, {{"alpha", 0.25}}), plain));
 }
 
 TEST(Gptq, RefusesDynamicGroupsInActOrder) {

@@ -87,6 +87,8 @@ class Sinq final : public Equalizer {
  public:
   explicit Sinq(const AlgorithmSettings& settings) : iters_(static_cast<int>(settings.find("iters")->second)) {}
 
+  bool needs_inputs() const override { return false; }
+
   std::vector<float> scales(const EqualizerInput& input) const override {
     const size_t cols = input.stats.cols;
     std::vector<float> scales(cols, 1.0f);

@@ -111,7 +111,10 @@ void run(const Options& o) {
     o.common.emit(result);
     return check_gates(gates, result);
   }
-  if (plan.calibration)
+  if (plan.calibration && plan.calibration->samples == 0)
+    o.common.note(
+        cat("no calibration tokens are needed; predicted peak memory ", format_bytes(plan.predicted_peak_bytes)));
+  else if (plan.calibration)
     o.common.note(cat("calibrating on ", plan.calibration->from, ", at most ", plan.calibration->samples, " x ",
                       plan.calibration->seqlen, " tokens; predicted peak memory ",
                       format_bytes(plan.predicted_peak_bytes)));

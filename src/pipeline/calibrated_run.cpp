@@ -8,6 +8,7 @@
 #include "model/block_sequence.h"
 #include "pipeline/folds.h"
 #include "pipeline/stage_rounding.h"
+#include "pipeline/stage_runner.h"
 #include "quant/input_collector.h"
 #include "quant/token_store.h"
 
@@ -16,20 +17,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Documents one behind the other.
-struct Layout {
-  explicit Layout(const std::vector<std::vector<TokenId>>& documents) {
-    for (const auto& document : documents) {
-      begins.push_back(tokens);
-      tokens += document.size();
-      longest = std::max(longest, document.size());
-    }
-  }
-  size_t tokens = 0, longest = 0;
-  std::vector<size_t> begins;
-};
-
 fs::path hidden_file(const fs::path& work, size_t block) { return work / cat("hidden-", block); }
+// The residual stream of the float model.
+fs::path float_file(const fs::path& work, size_t block) { return work / cat("float-", block); }
 fs::path block_file(const fs::path& work, size_t block) { return work / cat("block-", block); }
 
 bool rounds(const BlockStage& stage, const QuantizePlan& plan) {
@@ -45,6 +35,32 @@ bool equalizer_wants_gram(const BlockStage& stage, const QuantizePlan& plan) {
                               [](const auto& equalizer) { return equalizer->needs_factor(); });
 }
 
+bool wants_float_inputs(const QuantizePlan& plan) {
+  return std::any_of(plan.tensors.begin(), plan.tensors.end(), [&](const PlannedTensor& planned) {
+    return planned.calibrated && plan.algorithms.find(planned.algorithm)->second->wants_float_inputs(*planned.spec);
+  });
+}
+
+// What one block makes of the documents: its residual streams and the inputs of the stage at work.
+struct BlockRun {
+  BlockRun(Block& block, const DocumentLayout& layout, size_t hidden_size, const fs::path& before,
+           const fs::path& after, DType kept, const fs::path& inputs_path)
+      : in(layout.tokens, hidden_size, DType::kF32, before),
+        out(layout.tokens, hidden_size, DType::kF32, after),
+        inputs(layout.tokens, widest(block), kept, inputs_path),
+        runner(block, layout, in, out, inputs) {}
+
+  static size_t widest(const Block& block) {
+    size_t cols = 0;
+    for (const BlockStage& stage : block.stages()) cols = std::max(cols, stage.cols);
+    return cols;
+  }
+
+  const TokenStore in;  // stays as it is until the block is saved
+  TokenStore out, inputs;
+  StageRunner runner;
+};
+
 class Stream {
  public:
   Stream(const Source& source, const QuantizePlan& plan, const std::vector<std::vector<TokenId>>& documents,
@@ -55,7 +71,8 @@ class Stream {
         options_(options),
         work_(std::move(work)),
         progress_(progress),
-        blocks_(open_blocks(source, options.bf16)) {}
+        blocks_(open_blocks(source, options.bf16)),
+        both_(wants_float_inputs(plan)) {}
 
   CalibratedTensors run() {
     count_ = count_blocks();
@@ -66,9 +83,11 @@ class Stream {
       const FinishedBlock finished = run_block();
       save_block(finished, block_file(work_, index_));
       drop(hidden_file(work_, index_));
+      drop(float_file(work_, index_));
       note_worst(finished);
     }
     drop(hidden_file(work_, count_));
+    drop(float_file(work_, count_));
     CalibratedTensors tensors;
     for (size_t b = 0; b < count_; ++b) {
       FinishedBlock block = load_block(block_file(work_, b), plan_);
@@ -97,37 +116,43 @@ class Stream {
   }
 
   void embed() {
-    TokenStore hidden(layout_.tokens, blocks_->hidden_size(), DType::kF32, hidden_file(work_, 0));
-    for (size_t d = 0; d < documents_.size(); ++d) {
-      const MatrixView<float> rows = document(hidden_, d, blocks_->hidden_size());
-      blocks_->embed(documents_[d], rows);
-      hidden.write(layout_.begins[d], rows);
+    std::vector<fs::path> files = {hidden_file(work_, 0)};
+    if (both_) files.push_back(float_file(work_, 0));
+    std::vector<float> buffer(layout_.longest * blocks_->hidden_size());
+    for (const fs::path& file : files) {
+      TokenStore hidden(layout_.tokens, blocks_->hidden_size(), DType::kF32, file);
+      for (size_t d = 0; d < documents_.size(); ++d) {
+        const MatrixView<float> rows = matrix(buffer.data(), documents_[d].size(), blocks_->hidden_size());
+        blocks_->embed(documents_[d], rows);
+        hidden.write(layout_.begins[d], rows);
+      }
     }
   }
 
-  // [tokens of document d, cols] of a buffer.
-  MatrixView<float> document(std::vector<float>& buffer, size_t d, size_t cols) const {
-    if (buffer.size() < layout_.longest * cols) buffer.resize(layout_.longest * cols);
-    return matrix(buffer.data(), documents_[d].size(), cols);
+  // `name` names the files of the residual stream.
+  std::unique_ptr<BlockRun> open_run(Block& block, fs::path (*name)(const fs::path&, size_t)) const {
+    const DType kept = options_.bf16 ? DType::kBF16 : DType::kF32;
+    const size_t bytes = byte_size(kept, layout_.tokens * BlockRun::widest(block)) * (both_ ? 2 : 1);
+    return std::make_unique<BlockRun>(block, layout_, blocks_->hidden_size(), name(work_, index_),
+                                      name(work_, index_ + 1), kept,
+                                      bytes <= options_.activation_bytes ? fs::path() : work_);
   }
 
   FinishedBlock run_block() {
     const std::unique_ptr<Block> block = blocks_->load(index_);
-    // The residual stream before and after the block: `in` stays as it is until the block is saved.
-    const TokenStore in(layout_.tokens, blocks_->hidden_size(), DType::kF32, hidden_file(work_, index_));
-    TokenStore out(layout_.tokens, blocks_->hidden_size(), DType::kF32, hidden_file(work_, index_ + 1));
+    const std::unique_ptr<BlockRun> run = open_run(*block, hidden_file);
     FinishedBlock finished;
     Folds folds;
     std::vector<InputStats> stats;
     const bool prepares = std::any_of(block->stages().begin(), block->stages().end(), [&](const BlockStage& stage) {
       return preparing_chain(stage, plan_) != nullptr;
     });
-    if (prepares || !options_.true_sequential) stats = run_float(*block, in);
+    if (prepares || !options_.true_sequential) stats = run_float(*block, *run);
     if (prepares) {
       folds.choose(*block, plan_, stats, !options_.true_sequential, finished.vectors);
-      train(*block, in, folds, stats, finished.vectors);
+      train(*block, run->in, folds, stats, finished.vectors);
     }
-    run_stages(*block, in, out, folds, std::move(stats), finished);
+    run_stages(*block, *run, folds, std::move(stats), finished);
     return finished;
   }
 
@@ -148,7 +173,7 @@ class Stream {
   }
 
   // The statistics of every stage's inputs with the block as it is.
-  std::vector<InputStats> run_float(Block& block, const TokenStore& in) {
+  std::vector<InputStats> run_float(Block& block, BlockRun& run) {
     const std::vector<BlockStage>& stages = block.stages();
     std::vector<InputCollector> collectors;
     collectors.reserve(stages.size());
@@ -156,18 +181,21 @@ class Stream {
       collectors.emplace_back(
           stage.cols, equalizer_wants_gram(stage, plan_) || (!options_.true_sequential && wants_gram(stage, plan_)),
           options_.bf16);
+    std::vector<float> hidden_storage(layout_.longest * run.in.cols()), x(layout_.longest * BlockRun::widest(block)),
+        next(x.size());
     for (size_t d = 0; d < documents_.size(); ++d) {
       check_interrupted();
       report(0, 0, "statistics");
-      const MatrixView<float> hidden = document(hidden_, d, in.cols());
-      in.read(layout_.begins[d], hidden);
-      block.begin(hidden, document(x_, d, stages.front().cols));
+      const size_t tokens = layout_.size(d);
+      const MatrixView<float> hidden = matrix(hidden_storage.data(), tokens, run.in.cols());
+      run.in.read(layout_.begins[d], hidden);
+      block.begin(hidden, matrix(x.data(), tokens, stages.front().cols));
       for (size_t s = 0; s < stages.size(); ++s) {
-        const MatrixView<float> x = document(x_, d, stages[s].cols);
-        collectors[s].add(x);
+        const MatrixView<const float> input = matrix<const float>(x.data(), tokens, stages[s].cols);
+        collectors[s].add(input);
         if (s + 1 == stages.size()) break;
-        block.advance(s, x, hidden, document(next_, d, stages[s + 1].cols));
-        std::swap(x_, next_);
+        block.advance(s, input, hidden, matrix(next.data(), tokens, stages[s + 1].cols));
+        std::swap(x, next);
       }
     }
     block.release();
@@ -178,21 +206,18 @@ class Stream {
   }
 
   // Stage by stage: make its inputs, round its linears, go on with what became of them. `stats` as run_float() gave
-  // them, used where the inputs of the quantized stages before are not wanted.
-  void run_stages(Block& block, const TokenStore& in, TokenStore& out, const Folds& folds,
-                  std::vector<InputStats> stats, FinishedBlock& finished) {
+  // them, used where the inputs of the quantized stages before are not wanted. Where float inputs are, the same
+  // documents go through the float model's block beside it.
+  void run_stages(Block& block, BlockRun& run, const Folds& folds, std::vector<InputStats> stats,
+                  FinishedBlock& finished) {
     const std::vector<BlockStage>& stages = block.stages();
-    const auto widest =
-        std::max_element(stages.begin(), stages.end(), [](const auto& a, const auto& b) { return a.cols < b.cols; });
-    const DType kept = options_.bf16 ? DType::kBF16 : DType::kF32;
-    const size_t bytes = byte_size(kept, layout_.tokens * widest->cols);
-    TokenStore inputs(layout_.tokens, widest->cols, kept, bytes <= options_.activation_bytes ? fs::path() : work_);
-    const TokenStore* residual = &in;
+    const std::unique_ptr<Block> other = both_ ? blocks_->load(index_) : nullptr;
+    const std::unique_ptr<BlockRun> float_run = other ? open_run(*other, float_file) : nullptr;
     for (size_t s = 0; s < stages.size(); ++s) {
       std::optional<InputCollector> collector;
       if (options_.true_sequential) collector.emplace(stages[s].cols, wants_gram(stages[s], plan_), options_.bf16);
-      run_documents(block, s, *residual, out, inputs, collector ? &*collector : nullptr);
-      if (s > 0 && stages[s - 1].residual) residual = &out;
+      run_documents(s, run, float_run.get(), collector ? &*collector : nullptr,
+                    folds.column_factors(stages[s].linears.front()));
       report(s, 0.5, stages[s].linears.front());
       InputStats own = collector ? collector->finish() : std::move(stats[s]);
       round_stage(stages[s], plan_, folds, own, finished);
@@ -206,31 +231,27 @@ class Stream {
       }
       block.release();  // what is still to come is read again
     }
-    run_documents(block, stages.size(), *residual, out, inputs, nullptr);
+    run_documents(stages.size(), run, float_run.get(), nullptr, {});
   }
 
-  // Puts all documents through the stage before `s` (for s = 0: through what comes before it): the inputs of stage s.
-  void run_documents(Block& block, size_t s, const TokenStore& residual, TokenStore& out, TokenStore& inputs,
-                     InputCollector* collector) {
-    const std::vector<BlockStage>& stages = block.stages();
-    const size_t cols = s < stages.size() ? stages[s].cols : 0;
-    const bool adds = s > 0 && stages[s - 1].residual;
+  // All documents to the inputs of stage s. `factors`: what its columns were divided by, empty for nothing: the float
+  // model's inputs are as if they were too.
+  void run_documents(size_t s, BlockRun& run, BlockRun* float_run, InputCollector* collector,
+                     std::span<const float> factors) {
+    std::vector<float> wanted;
     for (size_t d = 0; d < documents_.size(); ++d) {
       check_interrupted();
       report(s, 0.5 * static_cast<double>(d) / static_cast<double>(documents_.size()), "calibration tokens");
-      const size_t begin = layout_.begins[d];
-      const MatrixView<float> hidden = document(hidden_, d, residual.cols()), next = document(next_, d, cols);
-      if (s == 0 || adds) residual.read(begin, hidden);
-      if (s == 0) {
-        block.begin(hidden, next);
-      } else {
-        const MatrixView<float> x = document(x_, d, stages[s - 1].cols);
-        inputs.read(begin, x);
-        block.advance(s - 1, x, hidden, next);
+      const MatrixView<const float> x = run.runner.run(s, d);
+      if (!float_run) {
+        if (collector) collector->add(x);
+        continue;
       }
-      if (adds) out.write(begin, hidden);
-      if (collector) collector->add(next);
-      if (cols != 0) inputs.write(begin, next);
+      const MatrixView<const float> y = float_run->runner.run(s, d);
+      if (!collector) continue;
+      wanted.assign(y.data, y.data + y.rows * y.cols);
+      for (size_t i = 0; !factors.empty() && i < wanted.size(); ++i) wanted[i] /= factors[i % y.cols];
+      collector->add(x, matrix<const float>(wanted.data(), y.rows, y.cols));
     }
   }
 
@@ -254,15 +275,15 @@ class Stream {
 
   const QuantizePlan& plan_;
   const std::vector<std::vector<TokenId>>& documents_;
-  Layout layout_;
+  DocumentLayout layout_;
   StreamOptions options_;
   fs::path work_;
   Progress& progress_;
   std::unique_ptr<BlockSequence> blocks_;
+  bool both_;                     // does the float model run beside the quantized one?
   size_t index_ = 0, count_ = 0;  // block at work, blocks in all
   double worst_error_ = 0;
   std::string worst_;
-  std::vector<float> hidden_, x_, next_;  // of one document
 };
 
 }  // namespace

@@ -213,5 +213,49 @@ TEST_F(CalibratedRun, InputsMayComeFromFloatWeights) {
   EXPECT_NE(bytes("sequential"), bytes("float"));
 }
 
+// Only the weights matter: no text, no sampling.
+TEST_F(CalibratedRun, SinqNeedsNoTokens) {
+  const std::vector<TokenId> tokens = random_documents(1, 12, 9).front();
+  const std::vector<float> want = logits_of(*source_, tokens);
+  request_.calibration = {};
+  request_.change.bits = 8;
+  for (const char* algorithm : {"sinq", "sinq,search", "sinq,hqq"}) {
+    request_.change.symmetric = std::string_view(algorithm) != "sinq,hqq";
+    const QuantizeResult result = run(algorithm, algorithm);
+    EXPECT_TRUE(result.calibration->documents.empty());
+    const auto written = Source::open(folder_ / algorithm);
+    std::vector<float> before(64), after(64);
+    source_->get("model.layers.1.input_layernorm.weight").read_rows(0, 1, before.data());
+    written->get("model.layers.1.input_layernorm.weight").read_rows(0, 1, after.data());
+    EXPECT_NE(before, after) << algorithm;
+    double most = 0;
+    for (const float x : want) most = std::max(most, std::abs(static_cast<double>(x)));
+    const std::vector<float> got = logits_of(*written, tokens);
+    for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 0.01 * most) << algorithm;
+  }
+  request_.calibration.samples = 4;
+  EXPECT_THAT(error_text([&] { run("out", "sinq"); }), testing::HasSubstr("looks at activations"));
+  request_.calibration.samples = 0;
+  EXPECT_THAT(error_text([&] { run("out", "gptq"); }), testing::HasSubstr("--samples"));
+}
+
+// GPTAQ's term: the float model's documents run beside the others.
+TEST_F(CalibratedRun, FloatInputsRunBesideTheOthers) {
+  request_.change.bits = 3;
+  run("plain", "gptq");
+  request_.settings["gptq"]["alpha"] = 1;
+  request_.memory = 0;
+  run("both", "gptq");
+  EXPECT_NE(bytes("both"), bytes("plain"));
+  StopAt stop("block 2/2");
+  EXPECT_EQ(error_kind([&] { run("out", "gptq", {}, stop); }), ErrorKind::kInterrupted);
+  request_.memory = {};
+  run("out", "gptq", {.resume = true});
+  EXPECT_EQ(bytes("out"), bytes("both"));
+  run("folded", "awq,gptq");
+  request_.true_sequential = false;
+  EXPECT_THAT(error_text([&] { run("no", "gptq"); }), testing::HasSubstr("--no-true-sequential"));
+}
+
 }  // namespace
 }  // namespace nibble

@@ -11,7 +11,7 @@ namespace nibble {
 // Which tokens statistics are collected on.
 struct CalibrationChoice {
   std::string from = "self";  // or a file: .jsonl, .json, or else a text
-  size_t samples = 128;       // documents, at most
+  size_t samples = 128;       // documents, at most; 0: no tokens, for algorithms that look at the blocks' weights alone
   size_t seqlen = 512;        // tokens of a document, at most
   uint64_t seed = 0;          // of `self`
   BosChoice bos = BosChoice::kNo;

@@ -121,6 +121,11 @@ void Folds::apply(const std::string& tensor, size_t first_row, MatrixView<float>
   }
 }
 
+std::span<const float> Folds::column_factors(const std::string& tensor) const {
+  const auto found = factors_.find(tensor);
+  return found == factors_.end() ? std::span<const float>() : std::span<const float>(found->second.cols);
+}
+
 void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStats>& stats, bool keep_grams,
                    std::map<std::string, std::vector<float>, std::less<>>& vectors) {
   for (size_t s = 0; s < block.stages().size(); ++s) {

@@ -17,6 +17,9 @@ class Folds {
   // Multiplies a slice of rows of a linear by its factors.
   void apply(const std::string& tensor, size_t first_row, MatrixView<float> rows) const;
 
+  // [cols]: what the inputs of a linear are divided by; empty: nothing.
+  std::span<const float> column_factors(const std::string& tensor) const;
+
   // Lets the equalizers of the plan choose factors for every stage of `block` whose linears are all quantized and whose
   // producer can take them, stage by stage, and changes the block's vectors. stats: [stages], of the float model on the
   // calibration tokens; afterwards they are those of the changed block, but for Gram matrices that were used up unless

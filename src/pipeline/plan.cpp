@@ -17,6 +17,7 @@
 #include "pipeline/requantize.h"
 #include "pipeline/rules.h"
 #include "quant/ggml_blocks.h"
+#include "quant/input_collector.h"
 
 namespace nibble {
 namespace {
@@ -269,25 +270,37 @@ class Planner {
 
   void choose_calibration() {
     const bool asked = !request_.calibration.empty();
-    bool needed = false, used = false;
+    bool needed = false, used = false, prepares = false, both = false;
     for (const PlannedTensor& planned : plan_.tensors) {
       if (!in_stream(planned)) continue;
-      needed |= chain(planned.algorithm).needs_inputs();
-      used |= chain(planned.algorithm).input_use() != InputUse::kNone;
+      const AlgorithmChain& own = chain(planned.algorithm);
+      needed |= own.needs_inputs();
+      used |= own.input_use() != InputUse::kNone;
+      prepares |= own.prepares();
+      both |= own.wants_float_inputs(*planned.spec);
     }
+    if (both && !request_.true_sequential)
+      throw Error(ErrorKind::kUsage,
+                  "gptq.alpha compares the float model's inputs with those behind quantized linears: leave out "
+                  "--no-true-sequential");
+    if (request_.calibration.samples == size_t{0})
+      throw Error(ErrorKind::kUsage, "--samples should be 1 or more, found 0");
     if (asked && !needed && !used)
       throw Error(ErrorKind::kUsage,
                   "none of the algorithms used here looks at activations: leave out the calibration options, or choose "
                   "another --algorithm (see --help-algorithms)");
     const bool calibrated = needed || (asked && used);
-    if (calibrated) plan_.calibration = request_.calibration.over({});
+    const bool streamed = calibrated || prepares;
+    if (streamed) plan_.calibration = request_.calibration.over({});
+    if (streamed && !calibrated) plan_.calibration->samples = 0;
     plan_.stream.bf16 = request_.bf16.value_or(kernels::find_bf16(kernels::active()) != nullptr);
     plan_.stream.true_sequential = request_.true_sequential;
     if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
     for (PlannedTensor& planned : plan_.tensors) {
       if (planned.action != PlannedTensor::Action::kQuantize) continue;
-      planned.calibrated = calibrated && in_stream(planned);
-      if (planned.calibrated || !chain(planned.algorithm).needs_inputs()) continue;
+      planned.calibrated = streamed && in_stream(planned);
+      const AlgorithmChain& own = chain(planned.algorithm);
+      if (planned.calibrated || !(own.needs_inputs() || own.prepares())) continue;
       planned.fallback +=
           cat(planned.fallback.empty() ? "" : "; ", planned.algorithm, " needs a linear's inputs: search");
       plan_.warnings.push_back(
@@ -374,10 +387,12 @@ OutputTensor output_tensor(const PlannedTensor& planned, const ExporterEntry* fo
 // cols^2 doubles; the half-size factor is made from it in place), a chunk of inputs on its way to it, one document's
 // activations, and all tokens' inputs of a stage up to the limit. A trainer has the block's weights twice in float, the
 // gradient and transposes of one linear, the residual stream of its documents twice and one document's activations.
+// With the float model's inputs, all that holds activations is there twice, and their products with the others take a
+// whole matrix of floats, first as sums, then as the correction made from them.
 size_t stream_bytes(const QuantizePlan& plan) {
   size_t blocks = 0, source = 0, quantized = 0, widest = 0, rows = 0;
   size_t elements = 0, largest = 0, narrowest = std::numeric_limits<size_t>::max(), trained = 0;
-  bool gram = false;
+  bool gram = false, both = false;
   for (const PlannedTensor& planned : plan.tensors) {
     if (!planned.calibrated || planned.role != TensorRole::kLinear) continue;
     source += planned.bytes_before;
@@ -387,6 +402,7 @@ size_t stream_bytes(const QuantizePlan& plan) {
     blocks += planned.name.ends_with(".o_proj.weight") ? 1 : 0;
     const AlgorithmChain& chain = *plan.algorithms.find(planned.algorithm)->second;
     gram |= chain.input_use() == InputUse::kFactor || !chain.equalizers().empty();
+    both |= chain.wants_float_inputs(*planned.spec);
     elements += planned.source->rows() * planned.source->cols();
     largest = std::max(largest, planned.source->rows() * planned.source->cols());
     narrowest = std::min(narrowest, planned.source->cols());
@@ -399,10 +415,15 @@ size_t stream_bytes(const QuantizePlan& plan) {
       trained == 0 ? 0
                    : 8 * (elements / blocks) + 12 * largest +
                          plan.calibration->seqlen * 4 * (2 * trained * narrowest + 12 * std::max(widest, rows));
-  const size_t kept = tokens * widest * (plan.stream.bf16 ? 2 : 4);
-  return source / blocks + quantized / blocks + (gram ? 4 * widest * (widest + 1) : 0) + 1200 * widest * 2 +
-         plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) + (kept <= plan.stream.activation_bytes ? kept : 0) +
-         training;
+  const size_t kept = tokens * widest * (plan.stream.bf16 ? 2 : 4) * (both ? 2 : 1);
+  // Chunks have a document's tokens, up to kChunk; those of a leaf share a matrix in double.
+  const size_t chunks = plan.calibration->samples * ceil_div(plan.calibration->seqlen, InputCollector::kChunk);
+  const size_t waiting = waiting_matrices(ceil_div(chunks, InputCollector::kLeafChunks));
+  const size_t square = widest * (widest + 1);
+  const size_t grams = !gram || tokens == 0 ? 0 : (4 + 2 * waiting) * square + (both ? (8 + 4 * waiting) * square : 0);
+  return source / blocks + quantized / blocks + grams + 1200 * widest * (both ? 4 : 2) +
+         plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) * (both ? 2 : 1) +
+         (kept <= plan.stream.activation_bytes ? kept : 0) + training;
 }
 
 // What sampling the calibration text takes: keys, values and logits of the texts that grow together
@@ -422,7 +443,9 @@ size_t sampling_bytes(const QuantizePlan& plan) {
 
 size_t calibration_bytes(const QuantizePlan& plan) {
   if (!plan.calibration) return 0;
-  return plan.calibration->from == "self" ? std::max(stream_bytes(plan), sampling_bytes(plan)) : stream_bytes(plan);
+  return plan.calibration->from == "self" && plan.calibration->samples != 0
+             ? std::max(stream_bytes(plan), sampling_bytes(plan))
+             : stream_bytes(plan);
 }
 
 // Resident bytes besides the slices in flight: program, libraries, headers, tokenizer files being copied.

@@ -274,8 +274,10 @@ namespace {
 // Everything that decides what a calibrated run computes.
 std::string journal_key(const Source& source, const QuantizePlan& plan) {
   const CalibrationChoice& calibration = *plan.calibration;
+  OrderedJson planned = to_json(plan);
+  planned.erase("predicted_peak_bytes");  // --memory may change
   OrderedJson key = {{"source", std::filesystem::absolute(source.path()).string()},
-                     {"plan", to_json(plan)},
+                     {"plan", planned},
                      {"settings", plan.settings},
                      {"calibration",
                       {calibration.from, calibration.samples, calibration.seqlen, calibration.seed,

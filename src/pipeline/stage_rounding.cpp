@@ -48,7 +48,7 @@ std::vector<Task> tasks_of(const BlockStage& stage, const QuantizePlan& plan) {
   return tasks;
 }
 
-// Rounds one linear slice by slice.
+// Rounds one linear slice by slice. `inputs` of no columns: there are no calibration tokens.
 class LinearRounding {
  public:
   LinearRounding(const PlannedTensor& planned, const QuantizePlan& plan, const Folds& folds, const InputFactor& inputs)
@@ -71,7 +71,8 @@ class LinearRounding {
     std::vector<float> weights = read_finite(source, begin, end);
     const MatrixView<float> view = matrix(weights.data(), end - begin, source.cols());
     folds_.apply(planned_.name, begin, view);
-    const QuantizedMatrix quantized = chain_.quantize({view, *planned_.spec, range_, &inputs_});
+    const QuantizedMatrix quantized =
+        chain_.quantize({view, *planned_.spec, range_, inputs_.cols == 0 ? nullptr : &inputs_});
     check_scales(quantized, begin);
     builder_.add(begin, quantized);
     LayerMeasure& measure = measures_[slice];
@@ -171,7 +172,8 @@ void round_stage(const BlockStage& stage, const QuantizePlan& plan, const Folds&
     own.tokens = stats.tokens;
     own.mean_square = stats.mean_square;
     if (task.factored) own.gram = &task == &*last ? std::move(stats.gram) : stats.gram;
-    run(task, plan, folds, factor_inputs(std::move(own), task.options), block);
+    if (task.options.alpha != 0) own.cross = stats.cross;
+    run(task, plan, folds, stats.tokens == 0 ? InputFactor{} : factor_inputs(std::move(own), task.options), block);
   }
 }
 

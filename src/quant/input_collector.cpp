@@ -62,10 +62,11 @@ struct Bf16Tiles {
   }
 };
 
-// gram += X^T X; `columns` is [cols, kStride] of `depth` values.
-template <class Tiles>
-void add_products(const Tiles& tiles, const typename Tiles::Value* columns, size_t cols, size_t depth,
-                  std::vector<double>& gram) {
+// add(r, c, p) for each p, element (r, c) of A^T X, of rows r >= c where `triangle`, else of all; a, x: [cols, kStride]
+// of `depth` values.
+template <class Tiles, class Add>
+void each_product(const Tiles& tiles, const typename Tiles::Value* a, const typename Tiles::Value* x, size_t cols,
+                  size_t depth, bool triangle, const Add& add) {
   using Value = typename Tiles::Value;
   const size_t width = tiles.rows();
   parallel_for((cols + width - 1) / width, 1, [&](size_t first, size_t last) {
@@ -76,44 +77,75 @@ void add_products(const Tiles& tiles, const typename Tiles::Value* columns, size
     for (size_t p = first; p < last; ++p) {
       const size_t begin = p * width, count = std::min(width, cols - begin);
       if (count < width) std::fill_n(panel, width * (depth + depth % 2), Value{});
-      tiles.pack(columns + begin * kStride, count, depth, panel);
-      for (size_t r = begin; r < cols; r += tiles.tokens()) {
+      tiles.pack(x + begin * kStride, count, depth, panel);
+      for (size_t r = triangle ? begin : 0; r < cols; r += tiles.tokens()) {
         const size_t rows = std::min(tiles.tokens(), cols - r);
-        tiles.multiply(columns + r * kStride, panel, depth, acc, rows);
-        for (size_t i = 0; i < rows; ++i) {
-          const size_t row = r + i, end = std::min(count, row + 1 - begin);  // c <= row: the lower triangle
-          double* const sums = gram.data() + row * (row + 1) / 2 + begin;
-          for (size_t c = 0; c < end; ++c) sums[c] += static_cast<double>(acc[i * width + c]);
-        }
+        tiles.multiply(a + r * kStride, panel, depth, acc, rows);
+        for (size_t i = 0; i < rows; ++i)
+          add(r + i, begin, acc + i * width, triangle ? std::min(count, r + i + 1 - begin) : count);
       }
     }
   });
 }
 
+// gram += X^T X and, unless `deltas` is null, cross += deltas^T X.
+template <class Tiles>
+void add_products(const Tiles& tiles, const typename Tiles::Value* columns, const typename Tiles::Value* deltas,
+                  size_t depth, StatsSums& sums) {
+  const size_t cols = sums.square.size();
+  each_product(tiles, columns, columns, cols, depth, true,
+               [&](size_t row, size_t begin, const float* products, size_t count) {
+                 double* const out = sums.gram.data() + row * (row + 1) / 2 + begin;
+                 for (size_t c = 0; c < count; ++c) out[c] += static_cast<double>(products[c]);
+               });
+  if (!deltas) return;
+  each_product(tiles, deltas, columns, cols, depth, false,
+               [&](size_t row, size_t begin, const float* products, size_t count) {
+                 float* const out = sums.cross.data() + row * cols + begin;
+                 for (size_t c = 0; c < count; ++c) out[c] += products[c];
+               });
+}
+
 }  // namespace
 
-InputCollector::InputCollector(size_t cols, bool gram, bool bf16) : square_(cols), abs_(cols), bf16_(bf16) {
-  sums_.cols = cols;
+InputCollector::InputCollector(size_t cols, bool gram, bool bf16, size_t first_leaf)
+    : cols_(cols), leaf_(first_leaf), bf16_(bf16) {
+  sums_.square.resize(cols);
+  sums_.abs.resize(cols);
   sums_.max_abs.resize(cols);
   if (gram) sums_.gram.resize(cols * (cols + 1) / 2);
 }
 
 void InputCollector::add(MatrixView<const float> x) {
-  for (size_t t = 0; t < x.rows; t += kChunk) add_chunk({x.row(t), std::min(kChunk, x.rows - t), x.cols, x.stride});
-  sums_.tokens += x.rows;
+  for (size_t t = 0; t < x.rows; t += kChunk)
+    add_chunk({x.row(t), std::min(kChunk, x.rows - t), x.cols, x.stride}, nullptr);
 }
 
-void InputCollector::add_chunk(MatrixView<const float> x) {
-  const size_t cols = sums_.cols, depth = x.rows;
+void InputCollector::add(MatrixView<const float> x, MatrixView<const float> wanted) {
+  for (size_t t = 0; t < x.rows; t += kChunk) {
+    const size_t count = std::min(kChunk, x.rows - t);
+    const MatrixView<const float> part{wanted.row(t), count, wanted.cols, wanted.stride};
+    add_chunk({x.row(t), count, x.cols, x.stride}, &part);
+  }
+}
+
+void InputCollector::add_chunk(MatrixView<const float> x, const MatrixView<const float>* wanted) {
+  if (chunks_ == kLeafChunks) close_leaf();
+  const size_t cols = cols_, depth = x.rows;
   const bool gram = !sums_.gram.empty();
   const kernels::Bf16Table* units = bf16_ ? kernels::find_bf16(kernels::active()) : nullptr;
+  if (wanted && sums_.cross.empty()) sums_.cross.resize(cols * cols);
+  // Of the inputs, then of their differences.
   static thread_local std::vector<float> float_storage;
   static thread_local std::vector<uint16_t> half_storage;
-  float* const floats = gram && !units ? aligned(float_storage, cols * kStride) : nullptr;
-  uint16_t* const halves = gram && units ? aligned(half_storage, cols * kStride) : nullptr;
+  const size_t space = cols * kStride * (wanted ? 2 : 1);
+  float* const floats = gram && !units ? aligned(float_storage, space) : nullptr;
+  uint16_t* const halves = gram && units ? aligned(half_storage, space) : nullptr;
   parallel_for(cols, kStrip, [&](size_t begin, size_t end) {
     alignas(kLine) float strip[kStrip * kStride];
+    alignas(kLine) float other[kStrip * kStride];
     kernels::active().transpose(x.data + begin, x.stride, depth, end - begin, strip, kStride);
+    if (wanted) kernels::active().transpose(wanted->data + begin, wanted->stride, depth, end - begin, other, kStride);
     for (size_t c = begin; c < end; ++c) {
       const float* column = strip + (c - begin) * kStride;
       double square = 0, sum = 0;
@@ -126,23 +158,57 @@ void InputCollector::add_chunk(MatrixView<const float> x) {
       }
       if (!std::isfinite(square))
         throw Error(ErrorKind::kCorrupt, "the model computes NaN or infinity on the calibration text");
-      square_[c] += square;
-      abs_[c] += sum;
+      sums_.square[c] += square;
+      sums_.abs[c] += sum;
       sums_.max_abs[c] = std::max(sums_.max_abs[c], most);
       if (floats) FloatTiles{}.store(column, depth, floats + c * kStride);
       if (halves) Bf16Tiles{*units}.store(column, depth, halves + c * kStride);
+      if (!wanted) continue;
+      float* const delta = other + (c - begin) * kStride;
+      for (size_t t = 0; t < depth; ++t) delta[t] -= column[t];
+      if (floats) FloatTiles{}.store(delta, depth, floats + (cols + c) * kStride);
+      if (halves) Bf16Tiles{*units}.store(delta, depth, halves + (cols + c) * kStride);
     }
   });
-  if (floats) add_products(FloatTiles{}, floats, cols, depth, sums_.gram);
-  if (halves) add_products(Bf16Tiles{*units}, halves, cols, depth, sums_.gram);
+  if (floats) add_products(FloatTiles{}, floats, wanted ? floats + cols * kStride : nullptr, depth, sums_);
+  if (halves) add_products(Bf16Tiles{*units}, halves, wanted ? halves + cols * kStride : nullptr, depth, sums_);
+  sums_.tokens += depth;
+  ++chunks_;
+}
+
+void InputCollector::close_leaf() {
+  leaves_.add(leaf_++, sums_);
+  sums_.tokens = chunks_ = 0;
+  std::fill(sums_.gram.begin(), sums_.gram.end(), 0.0);
+  std::fill(sums_.cross.begin(), sums_.cross.end(), 0.0f);
+  std::fill(sums_.square.begin(), sums_.square.end(), 0.0);
+  std::fill(sums_.abs.begin(), sums_.abs.end(), 0.0);
+  std::fill(sums_.max_abs.begin(), sums_.max_abs.end(), 0.0f);
+}
+
+StatsTree InputCollector::take() {
+  if (chunks_ != 0 || leaves_.empty()) close_leaf();
+  return std::move(leaves_);
 }
 
 InputStats InputCollector::finish() {
+  if (!leaves_.empty()) {
+    StatsTree tree = take();
+    return tree.finish(std::move(sums_.gram));
+  }
+  // A single leaf: the same without another matrix.
+  InputStats stats;
+  stats.cols = cols_;
+  stats.tokens = sums_.tokens;
   const double scale = sums_.tokens == 0 ? 0 : 1.0 / static_cast<double>(sums_.tokens);
-  for (double& sum : sums_.gram) sum *= scale;
-  for (const double sum : square_) sums_.mean_square.push_back(static_cast<float>(sum * scale));
-  for (const double sum : abs_) sums_.mean_abs.push_back(static_cast<float>(sum * scale));
-  return std::move(sums_);
+  for (double& sum : sums_.gram) sum = static_cast<double>(static_cast<float>(sum)) * scale;
+  for (float& sum : sums_.cross) sum *= static_cast<float>(scale);
+  for (const double sum : sums_.square) stats.mean_square.push_back(static_cast<float>(sum * scale));
+  for (const double sum : sums_.abs) stats.mean_abs.push_back(static_cast<float>(sum * scale));
+  stats.gram = std::move(sums_.gram);
+  stats.cross = std::move(sums_.cross);
+  stats.max_abs = std::move(sums_.max_abs);
+  return stats;
 }
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 
 #include "core/checked.h"
 #include "core/threads.h"
+#include "quant/asymmetric_correction.h"
 #include "quant/input_stats.h"
 #include "quant/packed_cholesky.h"
 #include "quant/packed_permutation.h"
@@ -113,6 +114,8 @@ InputFactor factor_inputs(InputStats&& stats, const FactorOptions& options) {
     result.damp = percdamp * mean;
     if (!factor_packed(h, n)) continue;
     result.factor = narrow(stats.gram);
+    if (options.alpha != 0 && !stats.cross.empty())
+      result.correction = asymmetric_correction(result, stats.cross, options.alpha);
     return result;
   }
   stats.gram = {};
