@@ -24,6 +24,7 @@ struct OutputTensor {
   DType dtype = DType::kF32;
   bool grouped_columns = false;  // its codes come with group_of
   TensorRole role = TensorRole::kOther;
+  std::string algorithm{};  // that chose its codes, "awq,gptq"; empty when they came with the source
 
   size_t rows() const { return shape.empty() ? 1 : shape[0]; }
   size_t cols() const { return element_count(shape) / (rows() == 0 ? 1 : rows()); }

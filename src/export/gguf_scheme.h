@@ -25,7 +25,7 @@ std::vector<std::string> gguf_scheme_names();
 // The matrix that a mix decides about.
 struct GgufMatrix {
   Slot slot;
-  size_t layer;     // 0 outside of blocks
+  size_t layer;  // 0 outside of blocks
   size_t cols;
   bool importance;  // are there statistics of its inputs?
 };

@@ -85,10 +85,14 @@ void HfFolder::finish(const OrderedJson& config, const Source& source, const std
     const OrderedJson index = {{"metadata", {{"total_size", data_bytes_}}}, {"weight_map", files}};
     write_text_file(output_.path() / "model.safetensors.index.json", text_of(index));
   }
-  for (const std::string& name : source.side_files()) write_text_file(output_.path() / name, source.side_file(name));
+  write_side_files(output_.path(), config, source);
   for (const auto& [name, contents] : more) write_text_file(output_.path() / name, contents);
-  write_text_file(output_.path() / "config.json", text_of(config));
   output_.commit();
+}
+
+void write_side_files(const std::filesystem::path& folder, const OrderedJson& config, const Source& source) {
+  for (const std::string& name : source.side_files()) write_text_file(folder / name, source.side_file(name));
+  write_text_file(folder / "config.json", text_of(config));
 }
 
 OrderedJson updated_config(const Json& source_config, DType dtype, bool tied_embeddings) {

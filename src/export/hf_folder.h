@@ -45,6 +45,9 @@ class HfFolder {
   size_t data_bytes_ = 0;
 };
 
+// Writes config.json and the source's side files into a staging folder.
+void write_side_files(const std::filesystem::path& folder, const OrderedJson& config, const Source& source);
+
 // The source's config.json with `dtype` and `tied_embeddings` as the written tensors have them.
 OrderedJson updated_config(const Json& source_config, DType dtype, bool tied_embeddings);
 

@@ -11,4 +11,11 @@ struct NamedTensor {
   TensorView view;
 };
 
+// One tensor of a file to be written.
+struct TensorSlot {
+  std::string name;
+  DType dtype;
+  Shape shape;
+};
+
 }  // namespace nibble

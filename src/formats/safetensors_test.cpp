@@ -235,8 +235,6 @@ TEST_F(SafeTensorsFolder, FoldersWithoutWeightsAreExplained) {
   EXPECT_THAT(error(), HasSubstr("has no .safetensors file; give a folder with model.safetensors"));
   write("model.gguf", "x");
   EXPECT_THAT(error(), HasSubstr("it holds model.gguf: give that file itself"));
-  write("pytorch_model.bin", "x");
-  EXPECT_THAT(error(), HasSubstr("pytorch_model.bin, which nibble does not read"));
   write_tensors("a.safetensors", {"a"});
   write_tensors("b.safetensors", {"b"});
   EXPECT_THAT(error(), HasSubstr("has 2 .safetensors files but no model.safetensors.index.json"));

@@ -8,15 +8,11 @@
 #include <vector>
 
 #include "core/files.h"
-#include "core/tensor.h"
+#include "formats/named_tensor.h"
 
 namespace nibble {
 
-struct SafeTensorSlot {
-  std::string name;
-  DType dtype;
-  Shape shape;
-};
+using SafeTensorSlot = TensorSlot;
 
 // Writes one .safetensors file whose tensors are all known beforehand, in slot order; data may come in any order and
 // from several threads. The header is padded with spaces so that data starts at a multiple of 64, and so does every

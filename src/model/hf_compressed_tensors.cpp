@@ -1,6 +1,7 @@
 // quant_method "compressed-tensors", and "nibble", our extension of it.
 #include "model/coded_tensor.h"
 #include "model/config.h"
+#include "model/hf_mxfp4.h"
 #include "model/hf_quantization.h"
 #include "quant/compressed_config.h"
 #include "quant/compressed_tensors.h"
@@ -12,6 +13,7 @@ constexpr std::string_view kParts[] = {".weight_packed", ".weight",       ".weig
                                        ".weight_shape",  ".weight_g_idx", ".weight_min"};
 
 StoredTensors read(HfCheckpoint checkpoint) {
+  if (is_packed_mxfp4(checkpoint.quantization)) return read_packed_mxfp4(std::move(checkpoint));
   const CompressedConfig quantization = parse_compressed_config(checkpoint.quantization);
   const Architecture* architecture = nullptr;
   try {

@@ -7,6 +7,7 @@
 #include "core/files.h"
 #include "core/text.h"
 #include "formats/safetensors.h"
+#include "formats/torch_checkpoint.h"
 #include "model/hf_quantization.h"
 
 namespace nibble {
@@ -32,7 +33,8 @@ class HfSource final : public Source {
     if (quantization)
       method = with_context([&] { return (folder / "config.json").string(); },
                             [&] { return &find_hf_quantization(*quantization); });
-    std::vector<NamedTensor> stored = open_safetensors_folder(folder);
+    torch_ = is_torch_folder(folder);
+    std::vector<NamedTensor> stored = torch_ ? open_torch_folder(folder) : open_safetensors_folder(folder);
     with_context([&] { return folder.string(); },
                  [&] {
                    if (method)
@@ -63,7 +65,7 @@ class HfSource final : public Source {
     return read_text_file(path_ / name);
   }
 
-  std::string kind() const override { return "safetensors"; }
+  std::string kind() const override { return torch_ ? "torch" : "safetensors"; }
 
  private:
   static bool is_side_file(std::string_view name) {
@@ -94,6 +96,8 @@ class HfSource final : public Source {
     }
     return std::nullopt;
   }
+
+  bool torch_ = false;  // weights in files of torch.save
 };
 
 }  // namespace

@@ -371,7 +371,7 @@ class Planner {
 
 OutputTensor output_tensor(const PlannedTensor& planned, const ExporterEntry* format) {
   OutputTensor tensor{planned.name, planned.source->shape(), planned.spec, planned.activations, planned.dtype, false,
-                      planned.role};
+                      planned.role, planned.algorithm};
   const bool blocks = format && format->blocks;
   if (planned.action == PlannedTensor::Action::kMoveBlocks) {
     tensor.spec = std::nullopt;
