@@ -1,7 +1,8 @@
 """llama.cpp through the low-level interface of llama-cpp-python, one job for a process, JSON on standard output.
 
 llama_worker.py bench MODEL.gguf THREADS PROMPT TOKENS REPACK    {"prefill_tps", "decode_tps", "bytes"}
-llama_worker.py quantize IN.gguf OUT.gguf TYPE
+llama_worker.py quantize IN.gguf OUT.gguf TYPE [IMATRIX.gguf]    {"seconds"}; 2 threads
+llama_worker.py logits MODEL.gguf ID,ID,... OUT.npy              float32 [tokens, vocab]
 llama_worker.py import HF_FOLDER OUT.gguf                        a Llama checkpoint without a tokenizer, as BF16
 """
 
@@ -12,7 +13,10 @@ import pathlib
 import sys
 import time
 
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "BF16": 32}
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13,
+    "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "Q2_K_S": 21, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
+}
 
 
 def bench(model_path, threads, prompt, tokens, repack):
@@ -61,17 +65,54 @@ def bench(model_path, threads, prompt, tokens, repack):
     }))
 
 
-def quantize(source, target, file_type):
+def importance(path):
+    """llama_model_quantize's list of statistics, and what it points into."""
+    import gguf
+    import llama_cpp as llama
+    import numpy as np
+
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
+    means = [np.ascontiguousarray((tensors[n + ".in_sum2"] / tensors[n + ".counts"]).astype(np.float32).ravel()) for n in names]
+    entries = (llama.llama_model_imatrix_data * (len(names) + 1))()
+    for entry, name, mean in zip(entries, names, means):
+        entry.name = name.encode()
+        entry.data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = mean.size
+    return entries, means
+
+
+def quantize(source, target, file_type, imatrix=None):
     import llama_cpp as llama
 
+    silent = llama.llama_log_callback(lambda level, text, data: None)
+    llama.llama_log_set(silent, None)
     llama.llama_backend_init()
     params = llama.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[file_type]
     params.allow_requantize = True
+    params.nthread = 2
+    if imatrix:
+        entries, _keep = importance(imatrix)
+        params.imatrix = ctypes.cast(entries, ctypes.POINTER(llama.llama_model_imatrix_data))
     partial = target + ".partial"
+    start, cpu = time.perf_counter(), time.process_time()
     if llama.llama_model_quantize(source.encode(), partial.encode(), ctypes.byref(params)) != 0:
         raise SystemExit(f"llama.cpp does not quantize {source} to {file_type}")
+    print(json.dumps({"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}))
     os.rename(partial, target)
+
+
+def logits(model_path, ids, target):
+    import llama_cpp as llama
+    import numpy as np
+
+    silent = llama.llama_log_callback(lambda level, text, data: None)
+    llama.llama_log_set(silent, None)
+    ids = [int(i) for i in ids.split(",")]
+    model = llama.Llama(model_path, n_ctx=max(64, len(ids)), n_batch=len(ids), n_threads=2, logits_all=True, verbose=False)
+    model.eval(ids)
+    np.save(target, np.array(model.scores[: len(ids)], dtype=np.float32))
 
 
 def import_hf(folder, target):
@@ -143,6 +184,8 @@ if __name__ == "__main__":
         bench(arguments[0], *map(int, arguments[1:]))
     elif verb == "quantize":
         quantize(*arguments)
+    elif verb == "logits":
+        logits(*arguments)
     elif verb == "import":
         import_hf(*arguments)
     else:

@@ -30,7 +30,7 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, compute, memory, smoothquant;
+  std::string calib_bos, stats, compute, memory, smoothquant;
   CalibrationChange calibration;
   std::optional<int> bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
@@ -79,6 +79,7 @@ QuantizeRequest request_of(const Options& o) {
   if (o.calibration.samples) request.calibration.samples = o.calibration.samples;
   if (o.calibration.seqlen) request.calibration.seqlen = o.calibration.seqlen;
   if (o.calibration.seed) request.calibration.seed = o.calibration.seed;
+  if (!o.stats.empty()) request.stats = o.stats;
   if (!o.compute.empty()) flag("--compute", [&] { request.bf16 = parse_calibration_compute(o.compute); });
   if (o.no_true_sequential) request.true_sequential = false;
   if (!o.memory.empty()) flag("--memory", [&] { request.memory = parse_bytes(o.memory); });
@@ -218,6 +219,10 @@ void add_quantize(CLI::App& app) {
   verb.add_option("--calib", o->calibration.from,
                   "self (default): text sampled from the model; or a file: .txt, .jsonl with `text`, `messages` or "
                   "`ids` in each line")
+      ->type_name("FILE")
+      ->group(calibration);
+  verb.add_option("--stats", o->stats,
+                  "saved statistics in the place of calibration: of `nibble calibrate`, or llama.cpp's imatrix")
       ->type_name("FILE")
       ->group(calibration);
   verb.add_option("--samples", o->calibration.samples, "documents to use, at most (default 128)")

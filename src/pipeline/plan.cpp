@@ -16,6 +16,7 @@
 #include "pipeline/plan_spec.h"
 #include "pipeline/requantize.h"
 #include "pipeline/rules.h"
+#include "pipeline/statistics.h"
 #include "quant/ggml_blocks.h"
 #include "quant/input_collector.h"
 
@@ -268,6 +269,28 @@ class Planner {
            (planned.role == TensorRole::kLinear || (planned.role == TensorRole::kLmHead && !config_.tied_embeddings));
   }
 
+  // Saved statistics take the place of calibration.
+  void use_statistics(bool inputs_needed, bool calibration_asked) {
+    if (calibration_asked)
+      throw Error(ErrorKind::kUsage, "--stats takes the place of calibration; leave out the calibration options");
+    if (inputs_needed)
+      throw Error(ErrorKind::kUsage,
+                  "--stats holds mean squares, but an algorithm used here needs more of a linear's inputs; use --calib");
+    with_context([] { return "--stats"; },
+                 [&] { plan_.importance = importance_of(read_imatrix(*request_.stats), source_); });
+    size_t without = 0, used = 0;
+    for (const PlannedTensor& planned : plan_.tensors) {
+      if (planned.action != PlannedTensor::Action::kQuantize) continue;
+      const bool known = plan_.importance.contains(planned.name);
+      if (chain(planned.algorithm).input_use() == InputUse::kImportance) ++(known ? used : without);
+    }
+    if (used == 0)
+      throw Error(ErrorKind::kUsage,
+                  "none of the tensors quantized here uses --stats; algorithms that do are search and kquant");
+    if (without > 0)
+      plan_.warnings.push_back(cat("--stats says nothing of ", without, " of the tensors quantized here"));
+  }
+
   void choose_calibration() {
     const bool asked = !request_.calibration.empty();
     bool needed = false, used = false, prepares = false, both = false;
@@ -289,6 +312,7 @@ class Planner {
       throw Error(ErrorKind::kUsage,
                   "none of the algorithms used here looks at activations: leave out the calibration options, or choose "
                   "another --algorithm (see --help-algorithms)");
+    if (request_.stats) return use_statistics(needed, asked);
     const bool calibrated = needed || (asked && used);
     const bool streamed = calibrated || prepares;
     if (streamed) plan_.calibration = request_.calibration.over({});
