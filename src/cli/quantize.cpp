@@ -4,6 +4,7 @@
 #include "cli/verb.h"
 #include "core/text.h"
 #include "pipeline/gate.h"
+#include "pipeline/onnx_plan.h"
 #include "pipeline/presets.h"
 #include "pipeline/quantize.h"
 #include "pipeline/recipe.h"
@@ -23,6 +24,7 @@ constexpr const char* kExamples =
     "  nibble quantize model/ -o out --bits 3 --group-size 64 --asym --algorithm awq,gptq --calib text.txt --samples "
     "64\n"
     "  nibble quantize model/ -o model.gguf --format gguf:Q4_K_M --stats imatrix.gguf\n"
+    "  nibble quantize model.onnx -o out --format onnx --bits 4 --group-size 32 --asym\n"
     "  nibble quantize model/ --scheme NF4 --dry-run\n";
 
 struct Options {
@@ -34,7 +36,8 @@ struct Options {
   CalibrationChange calibration;
   std::optional<int> bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
-       no_fallback = false, dry_run = false;
+       no_fallback = false, no_last_matmul = false, dry_run = false;
+  int accuracy_level = 0;
   std::vector<std::string> skip, rules, settings, gates;
 };
 
@@ -86,6 +89,8 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.calib_bos.empty()) flag("--calib-bos", [&] { request.calibration.bos = parse_bos_choice(o.calib_bos); });
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
   if (o.no_fallback) request.allow_fallback = false;
+  if (o.no_last_matmul) request.last_matmul = false;
+  request.accuracy_level = o.accuracy_level;
   if (!o.smoothquant.empty()) flag("--smoothquant", [&] { request.smoothquant = parse_smoothquant(o.smoothquant); });
   if (!o.effort.empty()) request.effort = o.effort;
   return request;
@@ -99,7 +104,7 @@ void run(const Options& o) {
   request.scale_dtype = common_scale_dtype(formats);
   if (o.out.empty() && !o.dry_run)
     throw Error(ErrorKind::kUsage, "say where to write the model with -o OUT, or look at the plan with --dry-run");
-  const auto source = Source::open(o.model);
+  const auto source = open_to_quantize(o.model, request, formats);
   const QuantizePlan plan = make_plan(*source, request, formats.front());
   for (const ExporterEntry* format : formats) check_output(*format, output_model(*source, plan, *format));
   if (o.dry_run) {
@@ -152,7 +157,7 @@ void add_quantize(CLI::App& app) {
   const std::shared_ptr<Common> common(o, &o->common);
   CLI::App& verb =
       add_verb(app, "quantize", "make a model smaller: choose bits, grids and what to leave alone", kExamples, common);
-  verb.add_option("model", o->model, "Hugging Face folder or .gguf file")->required()->type_name("MODEL");
+  verb.add_option("model", o->model, "Hugging Face folder, .gguf or .onnx file")->required()->type_name("MODEL");
   verb.add_option("-o,--output", o->out, "folder (gguf: file) to write; appears only when everything is written")
       ->type_name("OUT");
 
@@ -260,6 +265,16 @@ void add_quantize(CLI::App& app) {
   verb.add_option("--dtype", o->dtype,
                   "fp32, bf16 or fp16: of scales and of what is not quantized (default: as in the source)")
       ->type_name("TYPE")
+      ->group(output);
+  verb.add_flag("--no-last-matmul", o->no_last_matmul,
+                "onnx: keep the last product (lm_head), which is else quantized too")
+      ->group(output);
+  verb.add_option(
+          "--accuracy-level", o->accuracy_level,
+          "onnx: how ONNX Runtime may round the inputs of products: 0 to 3 not at all, 4 to int8, which is faster")
+      ->check(CLI::Range(0, 4))
+      ->type_name("N")
+      ->capture_default_str()
       ->group(output);
   verb.add_flag("--force", o->force, "replace OUT if it exists")->group(output);
   verb.add_flag("--resume", o->resume, "continue an interrupted run with calibration behind its last finished block")

@@ -36,8 +36,9 @@ struct OutputModel {
   std::vector<OutputTensor> tensors;  // in the order in which they will be written
   DType dtype = DType::kF32;          // of what is not quantized, as config.json states it
   bool tied_embeddings = false;
-  std::string embedding;  // name of the token embedding, "model.embed_tokens.weight"
-  std::string scheme{};   // what was asked for, where that has a name: "Q4_K_M"
+  std::string embedding;   // name of the token embedding, "model.embed_tokens.weight"
+  std::string scheme{};    // what was asked for, where that has a name: "Q4_K_M"
+  int accuracy_level = 0;  // of ONNX's MatMulNBits: how its inputs may be rounded; 0 = not at all
 };
 
 // Writes one model in one file format while it is being made. Nothing appears at the destination before finish().
@@ -69,7 +70,10 @@ struct ExporterEntry {
   void (*check_model)(const OutputModel& model) = nullptr;
   // What the format's readers expect scales in; weights that are being quantized get it. Nothing: the model's own type.
   std::optional<DType> scale_dtype = std::nullopt;
-  bool blocks = false;  // it holds GGML's blocks as they are
+  bool blocks = false;          // it holds GGML's blocks as they are
+  bool quantizes_head = false;  // lm_head is quantized like the linears unless asked otherwise
+  // What the user may not expect of how a tensor is stored, or "". May be null.
+  std::string (*note)(const OutputTensor& tensor) = nullptr;
 };
 
 // check() of every tensor, then check_model().

@@ -35,13 +35,20 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path) {
   return with_context([&] { return path.string(); }, [&] { return make_tokenizer_from_sentencepiece(proto, options); });
 }
 
+// An ONNX file's tokenizer lies beside it.
+fs::path with_tokenizer(const fs::path& model) {
+  if (model.extension() != ".onnx") return model;
+  return model.has_parent_path() ? model.parent_path() : ".";
+}
+
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model) {
+std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
+  const fs::path model = with_tokenizer(path);
   std::error_code ignored;
   if (fs::is_directory(model, ignored)) {
-    if (const fs::path path = model / "tokenizer.json"; fs::exists(path, ignored)) return load_json(path);
-    if (const fs::path path = model / "tokenizer.model"; fs::exists(path, ignored)) return load_sentencepiece(path);
+    if (const fs::path json = model / "tokenizer.json"; fs::exists(json, ignored)) return load_json(json);
+    if (const fs::path proto = model / "tokenizer.model"; fs::exists(proto, ignored)) return load_sentencepiece(proto);
     throw Error(ErrorKind::kUsage,
                 cat(model.string(), ": has no tokenizer.json or tokenizer.model; copy the model's tokenizer there"));
   }
@@ -53,7 +60,8 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model) {
               cat(model.string(), ": is not a model folder, a .gguf, a tokenizer.json or a tokenizer.model"));
 }
 
-std::unique_ptr<Tokenizer> find_tokenizer(const fs::path& model) {
+std::unique_ptr<Tokenizer> find_tokenizer(const fs::path& path) {
+  const fs::path model = with_tokenizer(path);
   std::error_code ignored;
   if (fs::is_directory(model, ignored)) {
     if (!fs::exists(model / "tokenizer.json", ignored) && !fs::exists(model / "tokenizer.model", ignored))

@@ -1,7 +1,6 @@
 #include "model/onnx_tensors.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "core/checked.h"
 #include "core/mapped_file.h"
@@ -23,7 +22,7 @@ class OnnxFloats final : public StoredTensor {
  public:
   // shape: as shown; the tensor is [*, shape.back()], or [cols, *] when `transposed`.
   OnnxFloats(std::string name, OnnxTensor tensor, Shape shape, bool transposed, size_t first)
-      : tensor_(std::move(tensor)), transposed_(transposed), first_(first), unread_(shape.empty() ? 0 : shape[0]) {
+      : tensor_(std::move(tensor)), transposed_(transposed), first_(first) {
     name_ = std::move(name);
     shape_ = std::move(shape);
     dtype_ = float_type(tensor_.type, name_);
@@ -67,7 +66,7 @@ class OnnxFloats final : public StoredTensor {
 
   OnnxTensor tensor_;
   bool transposed_;
-  size_t first_, unread_, element_ = 0;
+  size_t first_, element_ = 0;
 };
 
 // Rows of MatMulNBits' weight: codes [rows, blocks, block * bits / 8], LSB first; scales [rows, blocks]; zero points

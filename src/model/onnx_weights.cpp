@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 
 #include "core/checked.h"
@@ -135,6 +136,7 @@ class Finder {
         std::tuple(weight.tensor, weight.transposed, product ? 0 : static_cast<int>(weight.op) + 1), weights_.size());
     if (is_new) {
       weight.name = onnx_node_name(node);
+      while (!names_.insert(weight.name).second) weight.name += '\'';  // nodes may share a name
       weights_.push_back(std::move(weight));
     } else if (weights_[known->second].obstacle.empty()) {
       weights_[known->second].obstacle = weight.obstacle;
@@ -145,6 +147,7 @@ class Finder {
   const OnnxModel& model_;
   const OnnxGraphIndex& index_;
   std::map<std::tuple<const onnx::TensorProto*, bool, int>, size_t> known_;
+  std::set<std::string> names_;
   std::vector<OnnxWeight> weights_;
 };
 

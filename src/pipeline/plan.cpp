@@ -13,6 +13,7 @@
 #include "model/config.h"
 #include "pipeline/block_types.h"
 #include "pipeline/effort.h"
+#include "pipeline/onnx_plan.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/requantize.h"
 #include "pipeline/rules.h"
@@ -112,6 +113,7 @@ class Planner {
   void choose_tables() {
     const TableChoice embedding = request_.embedding.value_or(TableChoice{});
     const TableChoice head = request_.lm_head.value_or(config_.tied_embeddings ? embedding : TableChoice{});
+    if (format_ && format_->quantizes_head && !request_.lm_head && request_.last_matmul) head_ = linear_;
     if (!embedding.keep && !blocks_) embedding_ = table_choice(embedding, "--embedding", scale_dtype_);
     if (!head.keep && !blocks_) head_ = table_choice(head, "--lm-head", scale_dtype_);
     untied_ = config_.tied_embeddings && head != embedding;
@@ -274,8 +276,9 @@ class Planner {
     if (calibration_asked)
       throw Error(ErrorKind::kUsage, "--stats takes the place of calibration; leave out the calibration options");
     if (inputs_needed)
-      throw Error(ErrorKind::kUsage,
-                  "--stats holds mean squares, but an algorithm used here needs more of a linear's inputs; use --calib");
+      throw Error(
+          ErrorKind::kUsage,
+          "--stats holds mean squares, but an algorithm used here needs more of a linear's inputs; use --calib");
     with_context([] { return "--stats"; },
                  [&] { plan_.importance = importance_of(read_imatrix(*request_.stats), source_); });
     size_t without = 0, used = 0;
@@ -477,12 +480,17 @@ constexpr size_t kBaseBytes = size_t{28} << 20;
 // Floats, dequantized floats, codes and what an algorithm needs of its own, for each element of a slice in flight.
 constexpr size_t kBytesPerElement = 24;
 
+}  // namespace
+
 void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
   std::set<const StoredTensor*> counted;
+  std::map<std::string, size_t> notes;
   size_t widest = 0;
   for (PlannedTensor& planned : plan.tensors) {
     const OutputTensor output = output_tensor(planned, format);
     if (format) format->check(output);
+    if (format && format->note)
+      if (const std::string note = format->note(output); !note.empty()) ++notes[note];
     if (counted.insert(planned.source).second) planned.bytes_before = planned.source->bytes();
     planned.bytes_after = format         ? format->stored_bytes(output)
                           : planned.spec ? ceil_div(stored_bits(*planned.spec, output.rows(), output.cols()), 8)
@@ -493,10 +501,10 @@ void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
         planned.spec && !planned.spec->symmetric ? output.rows() * planned.spec->groups(output.cols()) : 0;
     widest = std::max(widest, slice_rows(output.cols()) * output.cols() * kBytesPerElement * thread_count() + zeros);
   }
+  for (const auto& [note, count] : notes)
+    plan.warnings.push_back(cat(note, " (", count, count == 1 ? " tensor)" : " tensors)"));
   plan.predicted_peak_bytes = kBaseBytes + widest + (format ? 0 : plan.bytes_after) + calibration_bytes(plan);
 }
-
-}  // namespace
 
 std::string PlannedTensor::module() const {
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
@@ -519,7 +527,9 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
     complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
     complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
   }
+  if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   QuantizePlan plan = Planner(source, complete, format).make();
+  plan.accuracy_level = request.accuracy_level;
   add_sizes(plan, format);
   if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
@@ -606,7 +616,7 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
 }
 
 OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format) {
-  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding, plan.scheme};
+  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding, plan.scheme, plan.accuracy_level};
   for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned, &format));
   return model;
 }

@@ -19,10 +19,10 @@ namespace nibble {
 // What happens to one tensor of the output.
 struct PlannedTensor {
   enum class Action : uint8_t {
-    kQuantize,   // through the algorithm
-    kMoveCodes,  // already quantized: its codes are kept
+    kQuantize,    // through the algorithm
+    kMoveCodes,   // already quantized: its codes are kept
     kMoveBlocks,  // GGML blocks, copied
-    kFloat,      // stored as a plain tensor
+    kFloat,       // stored as a plain tensor
   };
   const StoredTensor* source = nullptr;  // never null; the embedding's for an untied lm_head
   std::string name;                      // with ".weight"
@@ -52,13 +52,14 @@ struct QuantizePlan {
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // those that differ from the defaults, by algorithm
   std::optional<CalibrationChoice> calibration;                    // nothing: no algorithm looks at activations
   StreamOptions stream;
-  std::string scheme;                 // a preset's or a GGUF type's name, or empty
+  std::string scheme;  // a preset's or a GGUF type's name, or empty
   // Mean squares of inputs from a file of statistics, by tensor; for tensors that are not calibrated.
   std::map<std::string, InputFactor, std::less<>> importance;
   std::vector<std::string> warnings;  // what the user may not expect: fallbacks, patterns without a match, requantizing
   size_t parameters = 0;              // of the output, a tied matrix counted once
   size_t bytes_before = 0;
   size_t bytes_after = 0;
+  int accuracy_level = 0;           // see OutputModel
   size_t predicted_peak_bytes = 0;  // resident memory of the run
 
   double bits_per_weight() const;
@@ -74,6 +75,10 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
 // `allow_requantize`: such values are then rounded anew to the nearest form that it can hold (nearest_form()).
 QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format,
                                bool allow_requantize = false);
+
+// Fills in the bytes and the predicted memory of a plan whose tensors are decided; adds to its totals. Throws what the
+// format refuses, and warns of what it stores differently.
+void add_sizes(QuantizePlan& plan, const ExporterEntry* format);
 
 // The plan as exporters of `format` see it.
 OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format);

@@ -57,12 +57,14 @@ struct QuantizeRequest {
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
   std::optional<std::string> stats;  // file of saved statistics
-  std::optional<bool> bf16;      // arithmetic of the calibration forward; default: where the CPU has it
-  bool true_sequential = true;   // see StreamOptions
-  std::optional<size_t> memory;  // bytes for activations
-  std::optional<DType> dtype;    // of what is not quantized
+  std::optional<bool> bf16;          // arithmetic of the calibration forward; default: where the CPU has it
+  bool true_sequential = true;       // see StreamOptions
+  std::optional<size_t> memory;      // bytes for activations
+  std::optional<DType> dtype;        // of what is not quantized
   // Of the scales, where a format's readers expect a type of their own; default: `dtype`.
   std::optional<DType> scale_dtype;
+  bool last_matmul = true;     // formats that quantize the head like the linears (ONNX) do so
+  int accuracy_level = 0;      // see OutputModel
   bool allow_fallback = true;  // a preset's group may shrink until it divides the row
 };
 

@@ -100,6 +100,7 @@ const std::map<std::string, Apply, std::less<>>& keys() {
            apply_torchchat_json(v, r);
        }},
       {"dtype", [](const Json& v, QuantizeRequest& r) { r.dtype = parse_float_dtype(text_of(v)); }},
+      {"no-last-matmul", [](const Json& v, QuantizeRequest& r) { r.last_matmul = !flag_of(v); }},
       {"no-fallback", [](const Json& v, QuantizeRequest& r) { r.allow_fallback = !flag_of(v); }},
   };
   return table;

@@ -1,0 +1,260 @@
+// Rewrites the graph of an ONNX source: new initializers stream to the output while they are made, the nodes that use
+// them and what nobody needs any more change at the end.
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "core/files.h"
+#include "export/onnx_form.h"
+#include "formats/onnx_writer.h"
+#include "model/onnx_source.h"
+
+namespace nibble {
+namespace {
+
+const OnnxSource& onnx_source(const OutputModel& model) {
+  const auto* source = dynamic_cast<const OnnxSource*>(&model.source);
+  if (source) return *source;
+  throw Error(
+      ErrorKind::kUsage,
+      cat("an ONNX model is made from an ONNX model, and ", model.source.path().string(),
+          " is none; make one with: python -m onnxruntime_genai.models.builder -i FOLDER -m none -o OUT -p fp32 "
+          "-e cpu (FOLDER: Hugging Face, such as nibble convert --format fake writes)"));
+}
+
+// Removes nodes and initializers that nothing reads.
+void remove_unused(onnx::GraphProto& graph, const std::set<std::string>& candidates) {
+  std::set<std::string> doubtful = candidates;
+  while (!doubtful.empty()) {
+    const OnnxGraphIndex index(graph);
+    std::set<std::string> next;
+    std::set<const onnx::NodeProto*> dead_nodes;
+    std::set<const onnx::TensorProto*> dead_tensors;
+    for (const std::string& value : doubtful) {
+      if (!index.readers(value).empty() || index.is_output(value)) continue;
+      if (const onnx::TensorProto* tensor = index.initializer(value); tensor && !index.is_input(value))
+        dead_tensors.insert(tensor);
+      const onnx::NodeProto* node = index.producer(value);
+      if (!node || node->output_size() != 1) continue;
+      dead_nodes.insert(node);
+      next.insert(node->input().begin(), node->input().end());
+    }
+    google::protobuf::RepeatedPtrField<onnx::NodeProto> nodes;
+    for (onnx::NodeProto& node : *graph.mutable_node())
+      if (!dead_nodes.contains(&node)) nodes.Add()->Swap(&node);
+    google::protobuf::RepeatedPtrField<onnx::TensorProto> tensors;
+    for (onnx::TensorProto& tensor : *graph.mutable_initializer())
+      if (!dead_tensors.contains(&tensor)) tensors.Add()->Swap(&tensor);
+    graph.mutable_node()->Swap(&nodes);
+    graph.mutable_initializer()->Swap(&tensors);
+    doubtful = std::move(next);
+  }
+}
+
+class OnnxExporter final : public Exporter {
+ public:
+  OnnxExporter(const std::filesystem::path& out, bool force, OutputModel model, OnnxFormMaker make_form)
+      : model_(std::move(model)),
+        source_(onnx_source(model_)),
+        plan_(model_, source_, make_form),
+        output_(out, /*folder=*/true, force),
+        writer_(output_.path(), source_.path().filename().string(), plan_.slot_bytes) {}
+
+  void write(size_t tensor, size_t first_row, const QuantizedMatrix& rows) override {
+    const OnnxPlace& place = source_.place(model_.tensors[tensor].name);
+    Weight& weight = *plan_.weights.find(place.weight)->second;
+    const auto sink = [&](size_t part, size_t offset, std::span<const std::byte> bytes) {
+      writer_.write(weight.first_slot + part, offset, bytes);
+    };
+    weight.form->write(place.first + first_row, rows, sink);
+    if (weight.rows_left.fetch_sub(rows.rows) == rows.rows) weight.form->finish(sink);
+  }
+
+  // Matrices that are kept are copied as they are in finish(); vectors may have been changed by an equalizer.
+  void write(size_t tensor, size_t first_row, size_t, std::span<const std::byte> values) override {
+    const OutputTensor& output = model_.tensors[tensor];
+    const OnnxPlace& place = source_.place(output.name);
+    if (!place.initializer) return;
+    const size_t element = byte_size(output.dtype, 1);
+    writer_.write(plan_.vectors.find(place.initializer)->second, (place.first + first_row) * element, values);
+  }
+
+  void finish() override {
+    onnx::ModelProto proto = source_.model().proto();
+    onnx::GraphProto& graph = *proto.mutable_graph();
+    std::map<std::string, size_t, std::less<>> slot_of;
+    for (const auto& [initializer, slot] : plan_.vectors) slot_of.emplace(initializer->name(), slot);
+    std::set<std::string> maybe_unused;
+    std::map<int, std::vector<onnx::NodeProto>> replaced;
+    for (const auto& [weight, entry] : plan_.weights)
+      add_weight(*weight, *entry, graph, slot_of, replaced, maybe_unused);
+    google::protobuf::RepeatedPtrField<onnx::NodeProto> nodes;
+    for (int i = 0; i < graph.node_size(); ++i) {
+      if (const auto found = replaced.find(i); found != replaced.end())
+        for (const onnx::NodeProto& node : found->second) *nodes.Add() = node;
+      else
+        nodes.Add()->Swap(graph.mutable_node(i));
+    }
+    graph.mutable_node()->Swap(&nodes);
+    remove_unused(graph, maybe_unused);
+    for (const auto& [domain, version] : plan_.opsets) import(proto, domain, version);
+    writer_.finish(proto, slot_of, source_.model());
+    for (const std::string& name : source_.side_files())
+      write_text_file(output_.path() / name, source_.side_file(name));
+    output_.commit();
+  }
+
+  size_t bytes() const override { return plan_.bytes; }
+
+ private:
+  struct Weight {
+    std::unique_ptr<OnnxForm> form;
+    size_t first_slot = 0;
+    std::vector<std::string> names;  // of the parts
+    std::atomic<size_t> rows_left{0};
+    QuantSpec spec;
+    std::string first_tensor;
+  };
+
+  // What is written where, made before the first byte.
+  struct Plan {
+    Plan(const OutputModel& model, const OnnxSource& source, OnnxFormMaker make_form) {
+      for (const OutputTensor& tensor : model.tensors) {
+        check_onnx(tensor);
+        const OnnxPlace& place = source.place(tensor.name);
+        if (tensor.spec)
+          add_matrix(tensor, *place.weight, make_form, model.accuracy_level);
+        else if (place.initializer)
+          add_vector(tensor, *place.initializer);
+      }
+      std::set<std::string_view> taken;
+      for (const auto& initializer : source.model().graph().initializer()) taken.insert(initializer.name());
+      for (auto& [weight, entry] : weights) complete(*weight, *entry, source, taken);
+      if (const int64_t found = source.model().opset(""); opsets.contains("") && found < opsets[""])
+        throw Error(ErrorKind::kUsage,
+                    cat(source.path().string(), " uses opset ", found, ", and this needs ", opsets[""],
+                        "; convert it first (Python: onnx.version_converter), or use --format onnx"));
+      // The rest is copied: what nobody will read any more is left out then, so this is an upper bound until finish().
+      std::set<const onnx::TensorProto*> gone;
+      for (const auto& [weight, entry] : weights)
+        if (source.index().readers(weight->tensor->name()).size() <= weight->nodes.size()) gone.insert(weight->tensor);
+      for (const onnx::TensorProto& initializer : source.model().graph().initializer())
+        if (initializer.data_type() != onnx_type::kString && !gone.contains(&initializer))
+          bytes += source.model().tensor(initializer).bytes.size();
+    }
+
+    void add_matrix(const OutputTensor& tensor, const OnnxWeight& weight, OnnxFormMaker make_form, int level) {
+      if (!weight.obstacle.empty() && weight.op != OnnxWeight::Op::kMatMulNBits)
+        throw Error(ErrorKind::kUsage,
+                    cat(tensor.name, ": cannot be replaced: ", weight.obstacle, "; leave it with --skip"));
+      const auto stored = onnx_dtype(weight.tensor->data_type());
+      if (weight.op != OnnxWeight::Op::kMatMulNBits && stored != tensor.spec->scale_dtype)
+        throw Error(ErrorKind::kUsage, cat(tensor.name, ": its node computes in ",
+                                           onnx_type_name(weight.tensor->data_type()), "; leave out --dtype"));
+      std::unique_ptr<Weight>& entry = weights[&weight];
+      if (!entry) {
+        entry = std::make_unique<Weight>();
+        entry->form = make_form(weight, *tensor.spec, level);
+        entry->spec = *tensor.spec;
+        entry->first_tensor = tensor.name;
+      } else if (!(entry->spec == *tensor.spec)) {
+        throw Error(ErrorKind::kUsage,
+                    cat(tensor.name, " (", describe(*tensor.spec), ") and ", entry->first_tensor, " (",
+                        describe(entry->spec), ") are one weight of the graph: quantize them alike"));
+      }
+      entry->rows_left += tensor.rows();
+    }
+
+    void add_vector(const OutputTensor& tensor, const onnx::TensorProto& initializer) {
+      if (onnx_dtype(initializer.data_type()) != tensor.dtype)
+        throw Error(ErrorKind::kUsage, cat(tensor.name, ": stays ", onnx_type_name(initializer.data_type()),
+                                           " in the graph; leave out --dtype"));
+      if (vectors.emplace(&initializer, slot_bytes.size()).second) {
+        size_t count = 1;
+        for (const int64_t extent : initializer.dims()) count *= static_cast<size_t>(extent);
+        slot_bytes.push_back(byte_size(tensor.dtype, count));
+      }
+    }
+
+    void complete(const OnnxWeight& weight, Weight& entry, const OnnxSource& source,
+                  std::set<std::string_view>& taken) {
+      if (entry.rows_left != weight.rows)
+        throw Error(ErrorKind::kUsage,
+                    cat(entry.first_tensor, ": only ", entry.rows_left, " of the ", weight.rows, " rows of its node ",
+                        weight.name, " are quantized: quantize or skip all of them"));
+      const std::string& base = weight.tensor->name().empty() ? weight.name : weight.tensor->name();
+      entry.first_slot = slot_bytes.size();
+      for (const OnnxForm::Part& part : entry.form->parts()) {
+        std::string name = base + part.suffix;
+        while (taken.contains(name) || source.index().producer(name) || source.index().is_input(name)) name += "_";
+        entry.names.push_back(name);
+        slot_bytes.push_back(part.bytes);
+        bytes += part.bytes;
+      }
+      for (const std::string& name : entry.names) taken.insert(name);
+      const auto [domain, version] = entry.form->needs_opset();
+      int64_t& wanted = opsets[domain];
+      wanted = std::max(wanted, version);
+    }
+
+    std::map<const OnnxWeight*, std::unique_ptr<Weight>> weights;
+    std::map<const onnx::TensorProto*, size_t> vectors;  // slots
+    std::vector<size_t> slot_bytes;
+    std::map<std::string, int64_t> opsets;
+    size_t bytes = 0;
+  };
+
+  static void add_weight(const OnnxWeight& weight, const Weight& entry, onnx::GraphProto& graph,
+                         std::map<std::string, size_t, std::less<>>& slot_of,
+                         std::map<int, std::vector<onnx::NodeProto>>& replaced, std::set<std::string>& maybe_unused) {
+    for (size_t i = 0; i < entry.names.size(); ++i) {
+      const OnnxForm::Part& part = entry.form->parts()[i];
+      onnx::TensorProto& tensor = *graph.add_initializer();
+      tensor.set_name(entry.names[i]);
+      tensor.set_data_type(part.type);
+      for (const size_t extent : part.shape) tensor.add_dims(static_cast<int64_t>(extent));
+      slot_of.emplace(entry.names[i], entry.first_slot + i);
+    }
+    bool first = true;
+    for (const int i : weight.nodes) {
+      const onnx::NodeProto& node = graph.node(i);
+      for (int k = weight.op == OnnxWeight::Op::kGather ? 0 : 1; k < node.input_size(); ++k)
+        maybe_unused.insert(node.input(k));
+      replaced[i] = entry.form->replace(node, entry.names, first);
+      first = false;
+    }
+  }
+
+  // Operators that the output uses must be imported; an opset is never raised (see Plan) or lowered.
+  void import(onnx::ModelProto& proto, const std::string& domain, int64_t version) const {
+    if (version == 0 || source_.model().opset(domain) >= version) return;
+    onnx::OperatorSetIdProto& set = *proto.add_opset_import();
+    set.set_domain(domain);
+    set.set_version(version);
+  }
+
+  OutputModel model_;
+  const OnnxSource& source_;
+  Plan plan_;
+  StagedOutput output_;
+  OnnxWriter writer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Exporter> make_onnx_exporter(const std::filesystem::path& out, bool force, OutputModel model,
+                                             OnnxFormMaker make_form) {
+  return std::make_unique<OnnxExporter>(out, force, std::move(model), make_form);
+}
+
+void check_onnx(const OutputTensor& tensor) {
+  if (tensor.spec && tensor.activations.mode != ActivationSpec::Mode::kNone)
+    throw Error(ErrorKind::kUsage, cat(tensor.name, ": ONNX outputs quantize weights only; use a weight-only scheme"));
+  if (tensor.spec && tensor.grouped_columns)
+    throw Error(ErrorKind::kUsage, cat(tensor.name,
+                                       ": its columns are reordered (act-order), which ONNX Runtime computes wrongly; "
+                                       "dequantize with --format fake first"));
+}
+
+}  // namespace nibble

@@ -1,0 +1,183 @@
+#include "pipeline/onnx_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/text.h"
+#include "model/onnx_source.h"
+#include "pipeline/effort.h"
+#include "pipeline/plan_spec.h"
+#include "pipeline/rules.h"
+
+namespace nibble {
+namespace {
+
+bool stays_onnx(const std::vector<const ExporterEntry*>& formats) {
+  return std::all_of(formats.begin(), formats.end(),
+                     [](const ExporterEntry* format) { return format->name.starts_with("onnx"); });
+}
+
+bool needs_decoder(const QuantizeRequest& request) {
+  if (request.smoothquant || !request.calibration.empty()) return true;
+  QuantizeRequest complete = request;
+  if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
+  std::set<std::string> names = {complete.algorithm.value_or("rtn")};
+  for (const Rule& rule : complete.rules)
+    if (rule.algorithm) names.insert(*rule.algorithm);
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    const AlgorithmChain chain(name, complete.settings);
+    return chain.needs_inputs() || chain.prepares();
+  });
+}
+
+class OnnxPlanner {
+ public:
+  OnnxPlanner(const OnnxSource& source, const QuantizeRequest& request, const ExporterEntry* format)
+      : source_(source), request_(request), format_(format), rules_(request.skip, request.rules) {
+    if (request.dtype)
+      throw Error(ErrorKind::kUsage, "--dtype: what is not quantized stays as it is in an ONNX graph; leave it out");
+    plan_.accuracy_level = request.accuracy_level;
+    if (request.embedding && !request.embedding->keep) {
+      TableChoice table = *request.embedding;
+      if (!table.group) table.group = kTableGroup;
+      embedding_ = table;
+    }
+  }
+
+  QuantizePlan make() {
+    const OnnxWeight* last = last_product(source_.weights());
+    for (const auto& tensor : source_.tensors()) add(*tensor, last);
+    for (std::string& line : rules_.unmatched()) plan_.warnings.push_back(std::move(line));
+    for (const auto& [fallback, count] : fallbacks_)
+      plan_.warnings.push_back(cat(fallback, " (", count, count == 1 ? " tensor)" : " tensors)"));
+    if (plan_.algorithms.empty())
+      throw Error(
+          ErrorKind::kUsage,
+          cat(source_.path().string(), ": nothing to quantize among its ", source_.tensors().size(),
+              " constant weights of MatMul, Gemm and Gather; say how with --scheme NAME or --bits N, or a --rule "
+              "that matches"));
+    for (const auto& [algorithm, settings] : request_.settings)
+      if (!used_.contains(algorithm))
+        throw Error(ErrorKind::kUsage,
+                    cat("--set ", algorithm, ".", settings.begin()->first, ": '", algorithm, "' is not used here"));
+    plan_.settings = request_.settings;
+    add_rest();
+    const size_t rest_before = plan_.bytes_before;
+    add_sizes(plan_, format_);
+    size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
+    for (const PlannedTensor& planned : plan_.tensors) largest = std::max(largest, planned.source->bytes());
+    plan_.predicted_peak_bytes += largest + rest_before / 64;
+    return std::move(plan_);
+  }
+
+ private:
+  static constexpr size_t kTableGroup = 32;
+
+  void add(const StoredTensor& tensor, const OnnxWeight* last) {
+    const OnnxWeight& weight = *source_.place(tensor.name()).weight;
+    PlannedTensor planned;
+    planned.source = &tensor;
+    planned.name = tensor.name();
+    planned.role = weight.op == OnnxWeight::Op::kGather ? TensorRole::kEmbedding
+                   : &weight == last                    ? TensorRole::kLmHead
+                                                        : TensorRole::kLinear;
+    planned.dtype = tensor.dtype();
+    decide(planned, weight);
+    // What stays is copied with the rest of the graph.
+    plan_.parameters += element_count(tensor.shape());
+    plan_.tensors.push_back(std::move(planned));
+  }
+
+  std::optional<SpecChoice> base_choice(const PlannedTensor& planned, std::string& reason) const {
+    const DType dtype = planned.dtype;
+    if (planned.role == TensorRole::kEmbedding) {
+      reason = "embedding kept";
+      return embedding_ ? std::optional(table_choice(*embedding_, "--embedding", dtype)) : std::nullopt;
+    }
+    if (planned.role == TensorRole::kLmHead && request_.lm_head) {
+      reason = "--lm-head keep";
+      return request_.lm_head->keep ? std::nullopt : std::optional(table_choice(*request_.lm_head, "--lm-head", dtype));
+    }
+    if (planned.role == TensorRole::kLmHead && !request_.last_matmul) {
+      reason = "--no-last-matmul";
+      return std::nullopt;
+    }
+    reason = "no scheme for linears";
+    return linear_choice(request_, dtype);
+  }
+
+  void decide(PlannedTensor& planned, const OnnxWeight& weight) {
+    const std::string module = planned.module();
+    if (!weight.obstacle.empty()) return keep(planned, weight.obstacle);
+    const std::string* skipped = rules_.skipped(module);
+    const Rule* rule = rules_.rule(module);
+    if (skipped) return keep(planned, cat("--skip '", *skipped, "'"));
+    std::string reason;
+    std::optional<SpecChoice> choice = base_choice(planned, reason);
+    if (rule) choice = apply_rule(*rule, choice ? choice : linear_choice(request_, planned.dtype), planned.dtype);
+    if (!choice) return keep(planned, reason);
+    const FittedGroup fitted =
+        with_context([&] { return planned.name; },
+                     [&] { return fit_group(*choice, planned.source->cols(), request_.allow_fallback); });
+    planned.fallback = fitted.fallback;
+    if (!fitted.fallback.empty()) ++fallbacks_[fitted.fallback];
+    if (!fitted.spec) return keep(planned, choice->reason);
+    planned.action = PlannedTensor::Action::kQuantize;
+    planned.activations = planned.role == TensorRole::kEmbedding ? ActivationSpec{} : choice->activations;
+    planned.reason = choice->reason;
+    planned.algorithm = rule && rule->algorithm ? *rule->algorithm : request_.algorithm.value_or("rtn");
+    auto& chain = plan_.algorithms[planned.algorithm];
+    if (!chain) {
+      chain = std::make_unique<const AlgorithmChain>(planned.algorithm, request_.settings);
+      used_.insert(chain->names().begin(), chain->names().end());
+      if (chain->needs_inputs() || chain->prepares())
+        throw Error(ErrorKind::kUsage, cat(planned.algorithm,
+                                           " needs a model whose inputs can be computed; give it with "
+                                           "--algorithm, for a decoder that nibble knows"));
+    }
+    planned.spec = with_context([&] { return planned.name; }, [&] { return chain->spec_for(*fitted.spec); });
+  }
+
+  static void keep(PlannedTensor& planned, std::string reason) { planned.reason = std::move(reason); }
+
+  // The initializers that no planned tensor stands for.
+  void add_rest() {
+    std::set<const onnx::TensorProto*> planned;
+    for (const PlannedTensor& each : plan_.tensors) planned.insert(source_.place(each.name).weight->tensor);
+    for (const onnx::TensorProto& initializer : source_.model().graph().initializer()) {
+      if (planned.contains(&initializer) || initializer.data_type() == onnx_type::kString) continue;
+      const OnnxTensor tensor = source_.model().tensor(initializer);
+      plan_.bytes_before += tensor.bytes.size();
+      plan_.bytes_after += tensor.bytes.size();
+      plan_.parameters += element_count(tensor.shape);
+    }
+  }
+
+  const OnnxSource& source_;
+  const QuantizeRequest& request_;
+  const ExporterEntry* format_;
+  ModuleRules rules_;
+  std::optional<TableChoice> embedding_;
+  std::map<std::string, size_t> fallbacks_;
+  std::set<std::string> used_;
+  QuantizePlan plan_;
+};
+
+}  // namespace
+
+std::unique_ptr<Source> open_to_quantize(const std::filesystem::path& path, const QuantizeRequest& request,
+                                         const std::vector<const ExporterEntry*>& formats) {
+  std::error_code failure;
+  const bool graph = std::filesystem::exists(path, failure) && is_onnx(path) && stays_onnx(formats);
+  return graph && !needs_decoder(request) ? open_onnx_graph(path) : Source::open(path);
+}
+
+std::optional<QuantizePlan> make_onnx_plan(const Source& source, const QuantizeRequest& request,
+                                           const ExporterEntry* format) {
+  const auto* onnx = dynamic_cast<const OnnxSource*>(&source);
+  if (!onnx || !onnx->any_graph()) return std::nullopt;
+  return OnnxPlanner(*onnx, request, format).make();
+}
+
+}  // namespace nibble

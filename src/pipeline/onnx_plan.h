@@ -1,0 +1,25 @@
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "export/exporter.h"
+#include "model/source.h"
+#include "pipeline/plan.h"
+#include "pipeline/quantize_request.h"
+
+namespace nibble {
+
+// Source::open() for `nibble quantize`: an ONNX model that stays one is taken as it is, whatever it computes, unless
+// the request needs calibration; then, and for other formats, it has to be a decoder that we know.
+std::unique_ptr<Source> open_to_quantize(const std::filesystem::path& path, const QuantizeRequest& request,
+                                         const std::vector<const ExporterEntry*>& formats);
+
+// The plan for any ONNX graph: products with constant weights are quantized, the last one too unless the request says
+// otherwise; tables of Gather with --embedding alone. Patterns match names of nodes. `request` as make_plan() completes
+// it. Nothing for other sources; errors as make_plan().
+std::optional<QuantizePlan> make_onnx_plan(const Source& source, const QuantizeRequest& request,
+                                           const ExporterEntry* format);
+
+}  // namespace nibble
