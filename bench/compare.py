@@ -155,7 +155,7 @@ def compare(options, models, model, threads):
             elif options.genai and model == "demo":
                 row.append(Contender(kind, [models.genai_python, HERE / "genai_worker.py", "bench", models.genai(model), *lengths], peer_sample))
         rows.append(row)
-    environment = dict(os.environ)
+    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")  # numpy's idle threads would spin beside llama.cpp's
     if options.isa != "native":
         environment["NIBBLE_ISA"] = options.isa
     bandwidth = []
