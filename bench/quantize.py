@@ -3,6 +3,13 @@
   cmake --preset release && cmake --build --preset release
   python3 bench/quantize.py --nibble build/release/nibble --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext-test.txt --calib novel.txt
 
+With --tool NAME=PYTHON (repeated) foreign tools run too, one process each by bench/quantize_worker.py in an environment of their own
+(bench/requirements-quantize.txt), on the model in float32, and nibble evaluates the floats that their weights stand for:
+
+  ... --tool gptqmodel=venv/bin/python --tool hqq=venv/bin/python --tool llmcompressor=other/bin/python
+
+For the comparison on a model that lies on no grid give --model the folder that bench/dither wrote: it is then the reference too.
+
 Each row is quantized from the model as it is, with embedding and head kept, then evaluated against it in lock-step over the first
 --windows windows of --ctx tokens. CPU seconds are user + system of the quantizing process, sampling of `self` included. Prints a Markdown
 table; --json keeps everything. --rows picks rows by a regular expression on their names.
@@ -32,6 +39,7 @@ ROWS = [
     ("w4 sym g64, gptq, self", [*W4, "--algorithm", "gptq", *SELF]),
     ("w4 sym g64, awq,gptq passes 4 sweeps 4, novel", [*W4, "--algorithm", "awq,gptq", *NOVEL, *BEST]),
     ("w4 sym g64, --effort best", [*W4, "--effort", "best"]),
+    ("w4 sym g64, sinq,search", [*W4, "--algorithm", "sinq,search"]),
     ("w3 asym g64, hqq", [*W3, "--algorithm", "hqq"]),
     ("w3 asym g64, gptq, novel", [*W3, "--algorithm", "gptq", *NOVEL]),
     ("w3 asym g64, gptq, self", [*W3, "--algorithm", "gptq", *SELF]),
@@ -41,18 +49,45 @@ ROWS = [
 ]
 
 
+# Name, tool, arguments of bench/quantize_worker.py.
+TOOL_ROWS = [
+    ("w4 sym g64, GPTQModel GPTQ, novel", "gptqmodel", []),
+    ("w4 sym g64, llm-compressor GPTQ, novel", "llmcompressor", []),
+    ("w4 sym g64, INC GPTQ, novel", "inc-gptq", []),
+    ("w4 asym g64, HQQ", "hqq", ["--asym"]),
+    ("w3 asym g64, GPTQModel GPTQ, novel", "gptqmodel", ["--bits", "3", "--asym"]),
+    ("w3 asym g64, HQQ", "hqq", ["--bits", "3", "--asym"]),
+]
+
+
+def evaluate(options, made, file):
+    subprocess.run([options.nibble, "eval", made, "--ref", options.model, "--text", options.text, "--ctx", str(options.ctx), "--chunks", str(options.windows),
+                    "--compute", options.compute, "--quiet", "--json", file], check=True, stdout=subprocess.DEVNULL)
+    loss = json.loads(file.read_text())
+    return {"ppl": loss["ppl"], "ref_ppl": loss["ref"]["ppl"], "kld": loss["kld"]["mean"], "top1": loss["top1"]}
+
+
+def measure_tool(options, name, tool, arguments):
+    with tempfile.TemporaryDirectory(prefix="nibble-bench-") as folder:
+        folder = pathlib.Path(folder)
+        subprocess.run([options.nibble, "convert", options.model, "-o", folder / "floats", "--format", "fake", "--dtype", "fp32", "--quiet"], check=True)
+        worker = pathlib.Path(__file__).with_name("quantize_worker.py")
+        done = subprocess.run([options.tools[tool], worker, tool, folder / "floats", folder / "made", "--calib", options.calib, *arguments], check=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        cost = json.loads(done.stdout.strip().splitlines()[-1])
+        return {"name": f"{name} ({cost['version']})", "arguments": [tool, *arguments], **cost, **evaluate(options, folder / "made", folder / "loss.json")}
+
+
 def measure(options, name, arguments):
     with tempfile.TemporaryDirectory(prefix="nibble-bench-") as folder:
         made, cost, loss = (pathlib.Path(folder) / part for part in ("model", "cost.json", "loss.json"))
         arguments = [argument.replace("{calib}", str(options.calib)) for argument in arguments]
         subprocess.run([options.nibble, "quantize", options.model, "-o", made, "--quiet", "--json", cost, *arguments], check=True)
-        subprocess.run([options.nibble, "eval", made, "--ref", options.model, "--text", options.text, "--ctx", str(options.ctx), "--chunks", str(options.windows),
-                        "--compute", options.compute, "--quiet", "--json", loss], check=True, stdout=subprocess.DEVNULL)
-        cost, loss = json.loads(cost.read_text()), json.loads(loss.read_text())
+        loss = evaluate(options, made, loss)
+        cost = json.loads(cost.read_text())
     errors = [layer["output_error"] for layer in cost["layers"]]
     return {"name": name, "arguments": arguments, "cpu_seconds": cost["cpu_seconds"], "seconds": cost["seconds"], "peak_rss_bytes": cost["peak_rss_bytes"],
-            "bpw": cost["bpw"], "output_error": sum(errors) / len(errors), "ppl": loss["ppl"], "ref_ppl": loss["ref"]["ppl"], "kld": loss["kld"]["mean"],
-            "top1": loss["top1"]}
+            "bpw": cost["bpw"], "output_error": sum(errors) / len(errors), **loss}
 
 
 def main():
@@ -65,18 +100,23 @@ def main():
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--compute", default="fp32", help="arithmetic of the evaluation")
     parser.add_argument("--rows", default="", help="regular expression: only rows whose names contain a match")
+    parser.add_argument("--tool", action="append", default=[], metavar="NAME=PYTHON", help="also run this tool, with this interpreter")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    options.tools = dict(tool.split("=", 1) for tool in options.tool)
     options.nibble = options.nibble.resolve()
     print("| row | CPU s | peak RSS MB | output error | PPL | KLD | top-1 |\n|---|---|---|---|---|---|---|")
     results = []
-    for name, arguments in ROWS:
+    rows = [(name, lambda name=name, a=arguments: measure(options, name, a)) for name, arguments in ROWS]
+    rows += [(name, lambda name=name, t=tool, a=arguments: measure_tool(options, name, t, a)) for name, tool, arguments in TOOL_ROWS if tool in options.tools]
+    for name, run in rows:
         if not re.search(options.rows, name):
             continue
-        row = measure(options, name, arguments)
+        row = run()
         results.append(row)
-        print(f"| {name} | {row['cpu_seconds']:.0f} | {row['peak_rss_bytes'] / 1e6:.0f} | {100 * row['output_error']:.2f} % | {row['ppl']:.2f} | "
-              f"{row['kld']:.4f} | {row['top1']:.3f} |", flush=True)
+        error = f"{100 * row['output_error']:.2f} %" if "output_error" in row else ""
+        print(f"| {row['name']} | {row['cpu_seconds']:.0f} | {row['peak_rss_bytes'] / 1e6:.0f} | {error} | {row['ppl']:.2f} | {row['kld']:.4f} | "
+              f"{row['top1']:.3f} |", flush=True)
         if options.json:
             options.json.write_text(json.dumps(results, indent=1))
 

@@ -19,6 +19,10 @@ constexpr AlgorithmOption kOptions[] = {
      "1: grids are fitted before anything is rounded; 0: each when its group's turn comes, to what is left of it "
      "(actorder 0 only)"},
     {"mse", 2, 0, 2, "grids 0: cover each group's range; 1: have the least error; 2: the least error, by mean square"},
+    {"norm", 2, 0.5, 4,
+     "with mse 1 or 2: the power of the error that grids are fitted for; other than 2, e.g. the 2.4 of GPTQ's first "
+     "code, "
+     "by shrinking the range step by step"},
     {"refit", 1, 0, 1, "1: scales (and mins) are fitted again to the finished codes"},
     {"passes", 1, 1, 20,
      "times that all is rounded, each time to the scales refitted after the last; the best is kept"},
@@ -48,6 +52,7 @@ class Gptq final : public Algorithm {
                                       : ColumnOrder::kNatural;
     static_groups_ = value("static_groups") != 0;
     weights_ = static_cast<GridWeights>(static_cast<int>(value("mse")));
+    fit_.norm = value("norm");
     refit_ = value("refit") != 0;
     passes_ = static_cast<int>(value("passes"));
     sweeps_ = static_cast<int>(value("sweeps"));
@@ -94,7 +99,7 @@ class Gptq final : public Algorithm {
   }
 
   QuantizedMatrix round(const Rounding& rounding) const {
-    QuantizedMatrix q = rounding.start != nullptr ? *rounding.start : fit_grids(rounding, weights_, {});
+    QuantizedMatrix q = rounding.start != nullptr ? *rounding.start : fit_grids(rounding, weights_, fit_);
     if (rounding.inputs == nullptr || rounding.inputs->factor.empty()) return q;
     const LaneContext context(rounding, q);
     std::vector<LaneRows> blocks;
@@ -135,7 +140,7 @@ class Gptq final : public Algorithm {
   // Group by group: its grids are fitted to what its weights have become.
   void fit_and_round(const LaneContext& context, std::vector<LaneRows>& blocks) const {
     const QuantSpec& spec = context.rounding.spec;
-    GridFit fit({});
+    GridFit fit(fit_);
     for (size_t begin = 0, end = 0; begin < context.cols; begin = end) {
       while (end < context.cols && context.group_at[end] == context.group_at[begin]) ++end;
       std::vector<float> w(end - begin), h(end - begin, 1.0f);
@@ -172,6 +177,7 @@ class Gptq final : public Algorithm {
   ColumnOrder order_ = ColumnOrder::kNatural;
   bool static_groups_ = true;
   GridWeights weights_ = GridWeights::kImportance;
+  GridFitOptions fit_;
   bool refit_ = true;
   int passes_ = 1, sweeps_ = 0;
   size_t block_size_ = 1;

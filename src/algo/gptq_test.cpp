@@ -271,6 +271,38 @@ TEST(Gptq, AsymmetricTermIsThatOfTheFormulae) {
   EXPECT_TRUE(same(p.run("gptq", spec, {{"alpha", 0.25}}), plain));
 }
 
+TEST(Gptq, NormIsThePowerOfTheGridsErrors) {
+  const Problem p(3, 48, 6);
+  const QuantSpec spec{.bits = 3, .group = 16, .symmetric = false};
+  const auto error_of = [](std::span<const float> w, double scale, double zero, double norm) {
+    double error = 0;
+    for (const float x : w) {
+      const double code = std::clamp(std::nearbyint(double{x} / scale) + zero, 0.0, 7.0);
+      error += std::pow(std::abs(double{x} - scale * (code - zero)), norm);
+    }
+    return error;
+  };
+  const auto squares = p.run("gptq", spec, {{"mse", 1}, {"refit", 0}});
+  for (const double norm : {0.7, 2.4}) {
+    const auto q = p.run("gptq", spec, {{"mse", 1}, {"norm", norm}, {"refit", 0}});
+    bool better = false;  // than the grid of least squares, somewhere
+    for (size_t g = 0; g < q.scales.size(); ++g) {
+      const std::span<const float> w(&p.w[16 * g], 16);
+      const auto [lo, hi] = std::minmax_element(w.begin(), w.end());
+      double least = 1e300;
+      for (int i = 0; i < 80; ++i) {
+        const double shrink = 1 - 0.01 * i, low = std::min(0.0, double{*lo}) * shrink,
+                     scale = (std::max(0.0, double{*hi}) * shrink - low) / 7;
+        least = std::min(least, error_of(w, scale, std::nearbyint(-low / scale), norm));
+      }
+      const double error = error_of(w, double{q.scales[g]}, static_cast<double>(q.zeros[g]), norm);
+      EXPECT_NEAR(error, least, 1e-4 * least) << norm << " " << g;
+      better |= error < 0.999 * error_of(w, double{squares.scales[g]}, static_cast<double>(squares.zeros[g]), norm);
+    }
+    EXPECT_TRUE(better) << norm;
+  }
+}
+
 TEST(Gptq, RefusesDynamicGroupsInActOrder) {
   EXPECT_THAT(message_of([] { make_algorithm("gptq", {{"static_groups", 0}}); }), HasSubstr("gptq.actorder=0"));
   EXPECT_NO_THROW(make_algorithm("gptq", {{"static_groups", 0}, {"gar", 1}}));

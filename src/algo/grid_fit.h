@@ -10,6 +10,9 @@ namespace nibble {
 struct GridFitOptions {
   ScaleSearch search;
   int refits = 3;  // rounds of least-squares scale for fixed codes, then new codes
+  // Other than 2: of least sum_j h_j |w_j - w^_j|^norm among the round-to-nearest map and those of its range shrunk by
+  // .01, .02 ... .79, as GPTQ's first code searches (Frantar et al. 2022; norm 2.4 there).
+  double norm = 2;
 };
 
 // Finds a group's scale (and zero point) of least weighted squared error sum_j h_j (w_j - w^_j)^2. The candidates are
@@ -23,6 +26,8 @@ class GridFit {
   GroupScale fit(const QuantSpec& spec, std::span<const float> w, std::span<const float> h, uint8_t* codes);
 
  private:
+  GroupScale fit_norm(const QuantSpec& spec, std::span<const float> w, std::span<const float> h, uint8_t* codes);
+
   GridFitOptions options_;
   std::vector<uint8_t> trial_;
   ScaleCandidates candidates_;
