@@ -27,7 +27,7 @@ def main():
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", default=["--algorithm", "gptq", "--samples", "4", "--seqlen", "128"])
+    parser.add_argument("options", nargs="*", default=["--bits", "4", "--group-size", "64", "--algorithm", "gptq", "--samples", "4", "--seqlen", "128"])
     o = parser.parse_args()
     rng = random.Random(o.seed)
     with tempfile.TemporaryDirectory(prefix="nibble-kill-") as folder:

@@ -26,7 +26,7 @@ constexpr AlgorithmOption kOptions[] = {
     {"refit", 1, 0, 1, "1: scales (and mins) are fitted again to the finished codes"},
     {"passes", 1, 1, 20,
      "times that all is rounded, each time to the scales refitted after the last; the best is kept"},
-    {"sweeps", 0, 0, 100,
+    {"sweeps", 2, 0, 100,
      "then, this many times: each code becomes the best one while all others stay, and scales are refitted"},
     {"alpha", 0, 0, 1,
      "GPTAQ: how much of the difference to the float model's inputs is made up for, .25 in its paper's code; doubles "
@@ -179,7 +179,7 @@ class Gptq final : public Algorithm {
   GridWeights weights_ = GridWeights::kImportance;
   GridFitOptions fit_;
   bool refit_ = true;
-  int passes_ = 1, sweeps_ = 0;
+  int passes_ = 1, sweeps_ = 2;
   size_t block_size_ = 1;
 };
 

@@ -47,8 +47,10 @@ struct Problem {
   }
   size_t cols() const { return stats.cols; }
 
-  QuantizedMatrix run(std::string_view name, const QuantSpec& spec, const AlgorithmSettings& settings = {},
+  // Codes stay as they were rounded unless `settings` ask for sweeps.
+  QuantizedMatrix run(std::string_view name, const QuantSpec& spec, AlgorithmSettings settings = {},
                       const QuantizedMatrix* start = nullptr) const {
+    if (name == "gptq") settings.emplace("sweeps", 0);
     const auto algorithm = make_algorithm(name, settings);
     InputStats copy = stats;
     const InputFactor factor = factor_inputs(std::move(copy), algorithm->factor_options(spec));
