@@ -221,7 +221,6 @@ OrderedJson to_json(const CalibrationData& data) {
 }
 
 CalibrationData load_calibration(const Source& source, const CalibrationChoice& choice, Progress& progress) {
-  if (choice.samples == 0) return {{}, "no tokens", {}};
   for (const auto& [name, value] : {std::pair("--samples", choice.samples), std::pair("--seqlen", choice.seqlen)})
     if (value < 1 || value > kMost)
       throw Error(ErrorKind::kUsage, cat(name, " should be from 1 to ", kMost, ", found ", value));

@@ -30,7 +30,7 @@ OrderedJson to_json(const CalibrationData& data);
 // incomplete last one only when it is the only one. In the stream the tokenizer's EOS follows each `text` but the last;
 // conversations have the special tokens that the template writes. A BOS takes the place of each window's first token.
 // Token ids are documents as they are, cut to seqlen.
-// No samples: no documents. Throws Error(kUsage) for choices out of range, a text without a tokenizer or template, and when there is nothing;
+// Throws Error(kUsage) for choices out of range, a text without a tokenizer or template, and when there is nothing;
 // Error(kCorrupt) with file, line and reason for what cannot be read.
 CalibrationData load_calibration(const Source& source, const CalibrationChoice& choice, Progress& progress);
 

@@ -292,7 +292,8 @@ CalibrationData calibration_data(const Source& source, const QuantizePlan& plan,
   const std::string key = journal_key(source, plan);
   if (resume)
     if (auto journal = read_journal(work, key)) return std::move(journal->data);
-  CalibrationData data = load_calibration(source, *plan.calibration, progress);
+  CalibrationData data{{}, "no tokens", {}};
+  if (plan.calibration->samples != 0) data = load_calibration(source, *plan.calibration, progress);
   write_journal({key, data}, work);
   return data;
 }
