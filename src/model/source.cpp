@@ -61,7 +61,7 @@ std::unique_ptr<Source> Source::open(const std::filesystem::path& path) {
   if (extension == ".gguf") return open_gguf_source(path);
   throw Error(ErrorKind::kUnsupported, cat(path.string(),
                                            ": not a model that nibble reads; expected a folder with config.json and "
-                                           "safetensors, a .gguf or an .onnx file"));
+                                           "safetensors or pytorch_model.bin, a .gguf or an .onnx file"));
 }
 
 }  // namespace nibble
