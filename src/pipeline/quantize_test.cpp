@@ -12,6 +12,7 @@
 #include "core/test_folder.h"
 #include "core/threads.h"
 #include "export/hf_folder.h"
+#include "formats/torch_checkpoint.h"
 #include "pipeline/on_the_fly.h"
 #include "pipeline/tiny_model.h"
 
@@ -354,6 +355,36 @@ TEST_F(Quantize, ReportsAsTheContractSays) {
   EXPECT_EQ(result.bytes, stored);
   EXPECT_DOUBLE_EQ(result.bits_per_weight, 8.0 * static_cast<double>(stored) / static_cast<double>(plan.parameters));
   EXPECT_THAT(summary(result, plan), HasSubstr("group 128 does not divide 96 columns"));
+}
+
+// The state dict holds what `fake` writes, the tied matrix under both of its names, and the folder is a model.
+TEST_F(Quantize, ATorchStateDictHoldsWhatFakeWrites) {
+  for (const bool tied : {false, true}) {
+    use({.tied = tied});
+    request_ = {};
+    request_.change = {.bits = 3, .group = 32, .symmetric = false};
+    request_.algorithm = "search";
+    const std::string out = tied ? "tied" : "untied";
+    run(out, false, "pt,fake");
+    std::map<std::string, std::vector<std::byte>> want, got;
+    for (const SafeTensor& tensor : open_safetensors_folder(folder_ / out / "fake"))
+      want[tensor.name].assign(tensor.view.bytes.begin(), tensor.view.bytes.end());
+    for (const NamedTensor& tensor : open_torch_file(folder_ / out / "pt/saved_results/best_model.pt"))
+      got[tensor.name].assign(tensor.view.bytes.begin(), tensor.view.bytes.end());
+    if (tied) want["lm_head.weight"] = want.at("model.embed_tokens.weight");
+    EXPECT_EQ(got, want);
+    const Json weights = read_json_file(folder_ / out / "pt/saved_results/weight_config.json");
+    EXPECT_EQ(weights.size(), 14u);
+    EXPECT_EQ(weights["model.layers.0.mlp.down_proj"],
+              (Json{{"bits", 3}, {"group_size", 32}, {"scheme", "asym"}, {"dtype", "int"}, {"algorithm", "search"}}));
+
+    const auto back = Source::open(folder_ / out / "pt");
+    EXPECT_EQ(back->kind(), "torch");
+    EXPECT_THAT(back->side_files(), testing::Contains("generation_config.json"));
+    convert(*back, out + "-again", "fake");
+    fs::rename(folder_ / out / "fake", folder_ / (out + "-fake"));
+    EXPECT_TRUE(same_tensors(out + "-again", out + "-fake"));
+  }
 }
 
 TEST_F(Quantize, FormatsAreParsedBeforeWork) {
