@@ -34,7 +34,7 @@ std::map<std::string, TensorView> by_name(std::vector<NamedTensor> tensors) {
 template <class T>
 std::vector<T> values(const TensorView& view) {
   std::vector<T> out(view.bytes.size() / sizeof(T));
-  std::memcpy(out.data(), view.bytes.data(), view.bytes.size());
+  if (!out.empty()) std::memcpy(out.data(), view.bytes.data(), view.bytes.size());
   return out;
 }
 
@@ -80,7 +80,7 @@ TEST(TorchCheckpoint, TruncatedAndDamagedFilesAreRefused) {
     for (size_t size = 0; size < bytes.size(); ++size) EXPECT_FALSE(accepted(parse, bytes.first(size))) << size;
     std::vector<std::byte> damaged(bytes.begin(), bytes.end());
     Random random(5);
-    for (int i = 0; i < 3000; ++i) {
+    for (int i = 0; i < 1000; ++i) {
       const auto at = static_cast<size_t>(random.uniform() * static_cast<double>(bytes.size()));
       damaged[at] = static_cast<std::byte>(random.uniform() * 256);
       accepted(parse, damaged);
