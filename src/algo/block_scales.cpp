@@ -68,9 +68,9 @@ class TwoLevelFit {
       set_bases(first,
                 fit_base(map.scale + first, sums.ll + first, range_.groups, static_cast<float>(range_.low),
                          static_cast<float>(range_.high)),
-                range_.min_high == 0 ? 0.0f
-                                     : fit_base(subtracted, sums.w1 + first, range_.groups, 0.0f,
-                                                static_cast<float>(range_.min_high)));
+                range_.min_high == 0
+                    ? 0.0f
+                    : fit_base(subtracted, sums.w1 + first, range_.groups, 0.0f, static_cast<float>(range_.min_high)));
     }
     for (size_t g = 0; g < kFitGroups; ++g) {
       q_[g] = nearest_q(map.scale[g], g);

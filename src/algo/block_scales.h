@@ -7,10 +7,10 @@ namespace nibble {
 
 // Limits of the integers that multiply a block's two F16 bases, and how hard to look for them.
 struct TwoLevelRange {
-  size_t groups;      // of a block: 8 or 16
-  int low, high;      // integers of scales
-  int min_high;       // integers of mins, from 0 on; 0 without mins
-  int rounds;         // of new bases for fixed integers, then new integers
+  size_t groups;  // of a block: 8 or 16
+  int low, high;  // integers of scales
+  int min_high;   // integers of mins, from 0 on; 0 without mins
+  int rounds;     // of new bases for fixed integers, then new integers
 };
 
 // Replaces the maps of the blocks that `fit` holds side by side (kFitGroups / groups of them) by ones of two levels,

@@ -30,12 +30,12 @@ struct BlockKind {
 };
 
 constexpr BlockKind kKinds[] = {
-    {DType::kQ4_0, 32, {1, 0, 0, 0, 0}},         {DType::kQ4_1, 32, {1, 0, 0, 0, 0}},
-    {DType::kQ5_0, 32, {1, 0, 0, 0, 0}},         {DType::kQ5_1, 32, {1, 0, 0, 0, 0}},
-    {DType::kQ8_0, 32, {1, 0, 0, 0, 0}},         {DType::kIQ4_NL, 32, {1, 0, 0, 0, 0}},
-    {DType::kQ2_K, 16, {16, 0, 15, 15, 0}},      {DType::kQ3_K, 16, {16, -32, 31, 0, 0}},
-    {DType::kQ4_K, 32, {8, 0, 63, 63, 0}},       {DType::kQ5_K, 32, {8, 0, 63, 63, 0}},
-    {DType::kQ6_K, 16, {16, -128, 127, 0, 0}},   {DType::kIQ4_XS, 32, {8, -32, 31, 0, 0}},
+    {DType::kQ4_0, 32, {1, 0, 0, 0, 0}},       {DType::kQ4_1, 32, {1, 0, 0, 0, 0}},
+    {DType::kQ5_0, 32, {1, 0, 0, 0, 0}},       {DType::kQ5_1, 32, {1, 0, 0, 0, 0}},
+    {DType::kQ8_0, 32, {1, 0, 0, 0, 0}},       {DType::kIQ4_NL, 32, {1, 0, 0, 0, 0}},
+    {DType::kQ2_K, 16, {16, 0, 15, 15, 0}},    {DType::kQ3_K, 16, {16, -32, 31, 0, 0}},
+    {DType::kQ4_K, 32, {8, 0, 63, 63, 0}},     {DType::kQ5_K, 32, {8, 0, 63, 63, 0}},
+    {DType::kQ6_K, 16, {16, -128, 127, 0, 0}}, {DType::kIQ4_XS, 32, {8, -32, 31, 0, 0}},
 };
 
 const BlockKind* find_kind(const QuantSpec& spec) {
@@ -129,9 +129,7 @@ class Batches {
   }
 
  private:
-  const float* group(size_t g) const {
-    return rounding_.weight.row(g / row_groups()) + g % row_groups() * kind_.group;
-  }
+  const float* group(size_t g) const { return rounding_.weight.row(g / row_groups()) + g % row_groups() * kind_.group; }
 
   void weigh(size_t group_index, float sigma, size_t lane) {
     const float* const w = group(group_index);
@@ -174,10 +172,14 @@ QuantizedMatrix KQuant::quantize(const Rounding& rounding) const {
   for (size_t first = 0; first < batches.groups(); first += kFitGroups) {
     const size_t count = std::min(kFitGroups, batches.groups() - first);
     batches.load(first, count);
-    kernels::FitGroups groups{batches.x(), batches.h(), kind.group,
+    kernels::FitGroups groups{batches.x(),
+                              batches.h(),
+                              kind.group,
                               spec.grid == Grid::kInt ? nullptr : grid_levels(spec.grid).data(),
-                              spec.symmetric ? -half : 0.0f, spec.symmetric ? half - 1 : 2 * half - 1,
-                              spec.mins, !two_levels};
+                              spec.symmetric ? -half : 0.0f,
+                              spec.symmetric ? half - 1 : 2 * half - 1,
+                              spec.mins,
+                              !two_levels};
     kernels::FitMap map;
     kernel.search(groups, factors.data(), factors.size(), refits_, &map);
     if (two_levels) {

@@ -80,7 +80,8 @@ void add_calibrate(CLI::App& app) {
   verb.add_option("--samples", o->calibration.samples, "documents to use, at most (default 128)")->type_name("N");
   verb.add_option("--seqlen", o->calibration.seqlen, "tokens of a document (default 512)")->type_name("N");
   verb.add_option("--seed", o->calibration.seed, "of the sampled text (default 0)")->type_name("N");
-  verb.add_option("--compute", o->compute, "fp32 or bf16: arithmetic (default bf16 where the CPU has such instructions)")
+  verb.add_option("--compute", o->compute,
+                  "fp32 or bf16: arithmetic (default bf16 where the CPU has such instructions)")
       ->type_name("NAME");
   verb.add_option("--merge", o->merge, "add up these files of statistics instead (llama.cpp's too)")
       ->type_name("FILE...")

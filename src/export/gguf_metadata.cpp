@@ -37,6 +37,9 @@ void add_rope(const ModelConfig& config, const std::string& prefix, GgufMetadata
   if (rope.kind == RopeConfig::Kind::kLinear) {
     metadata.set_string(prefix + "rope.scaling.type", "linear");
     metadata.set_f32(prefix + "rope.scaling.factor", static_cast<float>(rope.factor));
+  } else if (rope.kind == RopeConfig::Kind::kLlama3) {
+    // The scaling itself is rope_freqs.weight; this lets our reader find its parameters again.
+    metadata.set_u32(prefix + "rope.scaling.original_context_length", u32(rope.original_context));
   } else if (rope.kind == RopeConfig::Kind::kYarn) {
     metadata.set_string(prefix + "rope.scaling.type", "yarn");
     metadata.set_f32(prefix + "rope.scaling.factor", static_cast<float>(rope.factor));
@@ -93,7 +96,8 @@ GgufMetadata gguf_metadata(const OutputModel& model, const ModelConfig& config, 
   } else {
     metadata.set_string("general.architecture", gguf_name(*config.architecture));
     metadata.set_string("general.type", "model");
-    metadata.set_string("general.name", std::filesystem::absolute(model.source.path()).lexically_normal().stem().string());
+    metadata.set_string("general.name",
+                        std::filesystem::absolute(model.source.path()).lexically_normal().stem().string());
     add_architecture(model, config, metadata);
     add_gguf_vocabulary(model.source, config.vocab_size, metadata);
   }

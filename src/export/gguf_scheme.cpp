@@ -7,12 +7,12 @@ namespace {
 
 // Numbers of llama.cpp's enum llama_ftype.
 constexpr GgufScheme kSchemes[] = {
-    {"F32", 0, DType::kF32},      {"F16", 1, DType::kF16},        {"BF16", 32, DType::kBF16},
-    {"Q4_0", 2, DType::kQ4_0},    {"Q4_1", 3, DType::kQ4_1},      {"Q5_0", 8, DType::kQ5_0},
-    {"Q5_1", 9, DType::kQ5_1},    {"Q8_0", 7, DType::kQ8_0},      {"Q2_K_S", 21, DType::kQ2_K},
-    {"Q2_K", 10, DType::kQ2_K},   {"Q3_K_S", 11, DType::kQ3_K},   {"Q3_K_M", 12, DType::kQ3_K},
-    {"Q3_K_L", 13, DType::kQ3_K}, {"Q4_K_S", 14, DType::kQ4_K},   {"Q4_K_M", 15, DType::kQ4_K},
-    {"Q5_K_S", 16, DType::kQ5_K}, {"Q5_K_M", 17, DType::kQ5_K},   {"Q6_K", 18, DType::kQ6_K},
+    {"F32", 0, DType::kF32},        {"F16", 1, DType::kF16},        {"BF16", 32, DType::kBF16},
+    {"Q4_0", 2, DType::kQ4_0},      {"Q4_1", 3, DType::kQ4_1},      {"Q5_0", 8, DType::kQ5_0},
+    {"Q5_1", 9, DType::kQ5_1},      {"Q8_0", 7, DType::kQ8_0},      {"Q2_K_S", 21, DType::kQ2_K},
+    {"Q2_K", 10, DType::kQ2_K},     {"Q3_K_S", 11, DType::kQ3_K},   {"Q3_K_M", 12, DType::kQ3_K},
+    {"Q3_K_L", 13, DType::kQ3_K},   {"Q4_K_S", 14, DType::kQ4_K},   {"Q4_K_M", 15, DType::kQ4_K},
+    {"Q5_K_S", 16, DType::kQ5_K},   {"Q5_K_M", 17, DType::kQ5_K},   {"Q6_K", 18, DType::kQ6_K},
     {"IQ4_NL", 25, DType::kIQ4_NL}, {"IQ4_XS", 30, DType::kIQ4_XS},
 };
 

@@ -41,9 +41,7 @@ void place(Vocabulary& vocab, size_t id, std::string text, int32_t type) {
 }
 
 // "<0x0A>"
-bool is_byte_token(std::string_view text) {
-  return text.size() == 6 && text.starts_with("<0x") && text.ends_with(">");
-}
+bool is_byte_token(std::string_view text) { return text.size() == 6 && text.starts_with("<0x") && text.ends_with(">"); }
 
 // All tokens of a tokenizer.json; what nothing names is "[PAD7]".
 Vocabulary read_json_vocabulary(const Json& json, size_t size, bool bytes) {
@@ -95,8 +93,7 @@ void add_byte_level(const Json& json, const Vocabulary& vocab, GgufMetadata& met
   const Json& model = get(json, "model");
   std::vector<std::string> patterns;
   collect_patterns(get(json, "pre_tokenizer"), patterns);
-  const GgufPreTokenizer* pre =
-      match_gguf_pre_tokenizer(patterns, find_bool(model, "ignore_merges").value_or(false));
+  const GgufPreTokenizer* pre = match_gguf_pre_tokenizer(patterns, find_bool(model, "ignore_merges").value_or(false));
   if (!pre) unsupported(cat("cutting text by ", patterns.empty() ? "nothing" : patterns.front()));
   metadata.set_string("tokenizer.ggml.model", "gpt2");
   metadata.set_string("tokenizer.ggml.pre", pre->names.front());
@@ -162,9 +159,9 @@ void add_sentencepiece(const Json& json, Vocabulary& vocab, const std::optional<
   metadata.set_i32s("tokenizer.ggml.token_type", vocab.types);
   const Json* normalizer = json.is_object() ? find(json, "normalizer") : nullptr;
   const Json* pre = json.is_object() ? find(json, "pre_tokenizer") : nullptr;
-  const bool prefix = !json.is_object() || (normalizer && mentions(*normalizer, "Prepend")) ||
-                      (pre && mentions(*pre, "Metaspace") &&
-                       find_string(*pre, "prepend_scheme").value_or("always") != "never");
+  const bool prefix =
+      !json.is_object() || (normalizer && mentions(*normalizer, "Prepend")) ||
+      (pre && mentions(*pre, "Metaspace") && find_string(*pre, "prepend_scheme").value_or("always") != "never");
   metadata.set_bool("tokenizer.ggml.add_space_prefix", prefix);
 }
 
@@ -255,21 +252,22 @@ void add_gguf_vocabulary(const Source& source, size_t vocab_size, GgufMetadata& 
     for (size_t i = 0; i < vocab_size; ++i) vocab.tokens[i] = cat("[PAD", i, "]");
     vocab.types.assign(vocab_size, kUnused);
     add_sentencepiece(json, vocab, proto, metadata);
-    ends = std::pair(find_bool(tokenizer_config.is_object() ? tokenizer_config : Json::object(), "add_bos_token")
-                         .value_or(true),
-                     false);
+    ends = std::pair(
+        find_bool(tokenizer_config.is_object() ? tokenizer_config : Json::object(), "add_bos_token").value_or(true),
+        false);
   } else {
-    with_context([] { return "tokenizer.json"; }, [&] {
-      const Json& model = get(json, "model");
-      if (get_string(model, "type") != "BPE") unsupported(cat("a ", get_string(model, "type"), " model"));
-      const bool bytes = find_bool(model, "byte_fallback").value_or(false);
-      vocab = read_json_vocabulary(json, vocab_size, bytes);
-      if (bytes)
-        add_sentencepiece(json, vocab, proto, metadata);
-      else
-        add_byte_level(json, vocab, metadata);
-      if (const Json* post = find(json, "post_processor")) ends = added_ends(*post);
-    });
+    with_context([] { return "tokenizer.json"; },
+                 [&] {
+                   const Json& model = get(json, "model");
+                   if (get_string(model, "type") != "BPE") unsupported(cat("a ", get_string(model, "type"), " model"));
+                   const bool bytes = find_bool(model, "byte_fallback").value_or(false);
+                   vocab = read_json_vocabulary(json, vocab_size, bytes);
+                   if (bytes)
+                     add_sentencepiece(json, vocab, proto, metadata);
+                   else
+                     add_byte_level(json, vocab, metadata);
+                   if (const Json* post = find(json, "post_processor")) ends = added_ends(*post);
+                 });
   }
   metadata.set_bool("tokenizer.ggml.add_bos_token", ends && ends->first);
   metadata.set_bool("tokenizer.ggml.add_eos_token", ends && ends->second);

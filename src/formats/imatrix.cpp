@@ -28,11 +28,13 @@ std::vector<float> floats_of(const TensorView& view) {
 
 void check_entry(const std::string& name, const Imatrix::Entry& entry) {
   if (entry.sums.empty()) throw Error(ErrorKind::kCorrupt, cat("entry ", quote(name), " is empty"));
-  const bool good = std::isfinite(entry.tokens) && entry.tokens >= 0 &&
-                    std::all_of(entry.sums.begin(), entry.sums.end(), [](float x) { return std::isfinite(x) && x >= 0; });
+  const bool good =
+      std::isfinite(entry.tokens) && entry.tokens >= 0 &&
+      std::all_of(entry.sums.begin(), entry.sums.end(), [](float x) { return std::isfinite(x) && x >= 0; });
   if (!good)
-    throw Error(ErrorKind::kCorrupt,
-                cat("entry ", quote(name), " holds a sum of squares or a count that is negative or no number; ", kDamaged));
+    throw Error(
+        ErrorKind::kCorrupt,
+        cat("entry ", quote(name), " holds a sum of squares or a count that is negative or no number; ", kDamaged));
 }
 
 Imatrix from_gguf(const Gguf& gguf) {
@@ -56,8 +58,8 @@ Imatrix from_gguf(const Gguf& gguf) {
       throw Error(ErrorKind::kUnsupported, cat("the sums or counts of ", quote(name), " are not F32"));
     const std::vector<float> tokens = floats_of(counts->second->view);
     if (tokens.size() != 1)
-      throw Error(ErrorKind::kUnsupported, cat("entry ", quote(name), " is of ", tokens.size(),
-                                               " experts; only plain matrices are supported"));
+      throw Error(ErrorKind::kUnsupported,
+                  cat("entry ", quote(name), " is of ", tokens.size(), " experts; only plain matrices are supported"));
     Imatrix::Entry entry{floats_of(tensor.view), double{tokens[0]}};
     check_entry(name, entry);
     imatrix.entries.emplace(name, std::move(entry));

@@ -38,7 +38,8 @@ struct FitSums {
 struct BlockFit {
   // Tries the scales range / factors[i], range being the largest weight in magnitude with its sign, or with mins the
   // distance between the largest and the smallest weight (0 included unless positive_min), each corrected by least
-  // squares (a min that is not to be positive becomes 0, a scale keeps its sign); then `refits` times the levels of the best map so far, corrected again. A group without range gets 0.
+  // squares (a min that is not to be positive becomes 0, a scale keeps its sign); then `refits` times the levels of the
+  // best map so far, corrected again. A group without range gets 0.
   void (*search)(const FitGroups& groups, const float* factors, size_t count, int refits, FitMap* map) noexcept;
   void (*measure)(const FitGroups& groups, const FitMap& map, FitSums* sums) noexcept;
   // codes: [n, kFitGroups]: level - low, or the index of a level.

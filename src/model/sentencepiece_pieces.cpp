@@ -8,10 +8,8 @@ namespace nibble {
 
 std::vector<SentencePiece> sentencepiece_pieces(std::string_view model_proto) {
   sentencepiece::SentencePieceProcessor processor;
-  const auto status =
-      processor.LoadFromSerializedProto(absl::string_view(model_proto.data(), model_proto.size()));
-  if (!status.ok())
-    throw Error(ErrorKind::kCorrupt, cat("not a SentencePiece model: ", status.error_message()));
+  const auto status = processor.LoadFromSerializedProto(absl::string_view(model_proto.data(), model_proto.size()));
+  if (!status.ok()) throw Error(ErrorKind::kCorrupt, cat("not a SentencePiece model: ", status.error_message()));
   std::vector<SentencePiece> pieces;
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     using Type = SentencePiece::Type;

@@ -86,14 +86,16 @@ std::map<std::string, InputFactor, std::less<>> importance_of(const Imatrix& ima
     if (entry == imatrix.entries.end() || entry->second.tokens <= 0) continue;
     const Imatrix::Entry& sums = entry->second;
     if (sums.sums.size() != tensor->cols())
-      throw Error(ErrorKind::kUsage, cat("the statistics of ", entry->first, " have ", sums.sums.size(), " columns, but ",
-                                         tensor->name(), " has ", tensor->cols(), ": they are of another model"));
+      throw Error(ErrorKind::kUsage,
+                  cat("the statistics of ", entry->first, " have ", sums.sums.size(), " columns, but ", tensor->name(),
+                      " has ", tensor->cols(), ": they are of another model"));
     InputFactor& factor = importance[tensor->name()];
     factor.cols = tensor->cols();
     for (const float sum : sums.sums) factor.importance.push_back(static_cast<float>(double{sum} / sums.tokens));
   }
   if (importance.empty())
-    throw Error(ErrorKind::kUsage, "none of its entries is of a tensor of this model: the statistics are of another one");
+    throw Error(ErrorKind::kUsage,
+                "none of its entries is of a tensor of this model: the statistics are of another one");
   return importance;
 }
 

@@ -17,8 +17,8 @@ namespace nibble {
 //   IQ4_NL IQ4_XS    IQ4_NL grid g32                    Q4_K Q5_K   4, 5 bit with mins g32
 std::optional<QuantSpec> ggml_spec(DType dtype);
 
-// ggml_spec() as algorithms get it: with F16 scales and the range that rounding to nearest uses there. Types whose scales
-// are products of an F16 and a small integer have themselves as scale_dtype. `dtype` is a block type.
+// ggml_spec() as algorithms get it: with F16 scales and the range that rounding to nearest uses there. Types whose
+// scales are products of an F16 and a small integer have themselves as scale_dtype. `dtype` is a block type.
 QuantSpec ggml_target_spec(DType dtype);
 // The block type that holds codes of this spec in rows of `cols` columns, if its scales are such as the type has: what
 // scale_dtype says, or a type of blocks of 32 with an F16 scale. A width below 4, 5 or 8 bits sits in the middle of the

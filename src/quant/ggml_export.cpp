@@ -185,7 +185,8 @@ int code_shift(const QuantSpec& spec, DType dtype) {
   const QuantSpec target = ggml_spec(dtype).value();
   const bool same_kind = spec.grid == target.grid && spec.symmetric == target.symmetric && spec.mins == target.mins &&
                          spec.bits <= target.bits && !(spec.symmetric && spec.bits == 1);
-  const bool same_groups = spec.group == target.group || (info(dtype).block == target.group && spec.group % target.group == 0);
+  const bool same_groups =
+      spec.group == target.group || (info(dtype).block == target.group && spec.group % target.group == 0);
   if (!same_kind || !same_groups)
     throw Error(ErrorKind::kUsage, cat(info(dtype).name, " blocks do not hold ", describe(spec)));
   return spec.symmetric && spec.grid == Grid::kInt ? target.symmetric_zero() - spec.symmetric_zero() : 0;
@@ -219,9 +220,9 @@ std::vector<std::byte> export_ggml_rows(DType dtype, const QuantizedMatrix& q) {
         if (!q.mins.empty()) mins[g] = q.mins[at];
       }
       if (!write(codes, scales, mins, block))
-        throw Error(ErrorKind::kUsage, cat("row ", r, ": a scale of the group at column ", i * layout.block,
-                                           " has no exact form in a ", layout.name,
-                                           " block; quantize the original model to that type instead"));
+        throw Error(ErrorKind::kUsage,
+                    cat("row ", r, ": a scale of the group at column ", i * layout.block, " has no exact form in a ",
+                        layout.name, " block; quantize the original model to that type instead"));
     }
   return bytes;
 }
