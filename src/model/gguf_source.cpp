@@ -101,7 +101,7 @@ class GgufSource final : public Source {
 
   std::vector<std::string> side_files() const override {
     std::vector<std::string> names;
-    if (!gguf_->find_string("tokenizer.ggml.model")) return names;
+    if (!has_tokenizer(*gguf_)) return names;
     if (gguf_->find_string("tokenizer.chat_template")) names.emplace_back("chat_template.jinja");
     names.insert(names.end(), {"generation_config.json", "tokenizer.json", "tokenizer_config.json"});
     return names;

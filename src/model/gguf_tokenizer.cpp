@@ -280,6 +280,11 @@ Json tokenizer_config(const Gguf& gguf, const Vocabulary& vocab, const std::opti
 
 }  // namespace
 
+bool has_tokenizer(const Gguf& gguf) {
+  const auto model = gguf.find_string("tokenizer.ggml.model");
+  return model && *model != "none" && *model != "no_vocab";
+}
+
 GgufTokenizerFiles tokenizer_from_gguf(const Gguf& gguf) {
   const auto model = gguf.find_string("tokenizer.ggml.model");
   if (!model) throw Error(ErrorKind::kUnsupported, "the file has no tokenizer (tokenizer.ggml.model is missing)");

@@ -16,6 +16,8 @@ struct GgufTokenizerFiles {
   std::optional<std::string> chat_template;  // chat_template.jinja
 };
 
+// False for files that say they have none ("none"), or say nothing.
+bool has_tokenizer(const Gguf& gguf);
 // Throws Error(kUnsupported) naming an unknown tokenizer.ggml.model or .pre.
 GgufTokenizerFiles tokenizer_from_gguf(const Gguf& gguf);
 

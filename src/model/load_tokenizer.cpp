@@ -66,7 +66,7 @@ std::unique_ptr<Tokenizer> find_tokenizer(const fs::path& path) {
   if (fs::is_directory(model, ignored)) {
     if (!fs::exists(model / "tokenizer.json", ignored) && !fs::exists(model / "tokenizer.model", ignored))
       return nullptr;
-  } else if (model.extension() == ".gguf" && !Gguf::open(model)->find("tokenizer.ggml.model")) {
+  } else if (model.extension() == ".gguf" && !has_tokenizer(*Gguf::open(model))) {
     return nullptr;
   }
   return load_tokenizer(model);
