@@ -1,5 +1,6 @@
 """llama.cpp runs every GGUF type that nibble writes. It rounds activations to 8 bits before it multiplies with blocks, so that its
-logits are near nibble's own and not equal; with float weights they agree to rounding."""
+logits are near nibble's own and not equal, and the largest of random logits may be another one; with float weights they agree to
+rounding. llama-cpp-python is compiled when it is installed, which takes minutes: hence the heavy tier."""
 import ctypes
 import pathlib
 
@@ -52,6 +53,6 @@ with scratch() as folder:
         top = (ours.argmax(1) == theirs.argmax(1)).mean()
         worst[kind] = (cosine.min(), top)
         exact = kind in ("F32", "F16", "BF16")
-        expect(cosine.min() > (0.9999 if exact else 0.9995), kind, "cosine", cosine.min())
+        expect(cosine.min() > 0.9999, kind, "cosine", cosine.min())
         expect(top >= (0.98 if exact else 0.9), kind, "same argmax", top)
 print("heavy_llama:", ", ".join(f"{kind} {cosine:.6f} {top:.2f}" for kind, (cosine, top) in worst.items()))
