@@ -148,6 +148,7 @@ void inspect(const Options& options) {
          {"parameters", millions(totals.parameters)},
          {"size", cat(format_bytes(totals.bytes), ", ", format_fixed(totals.bpw(), 3), " bits per weight")}},
         2);
+    for (const std::string& note : source->notes()) std::cout << "note: " << note << '\n';
     std::cout << '\n';
     std::vector<std::vector<std::string>> rows = {{"class", "type", "tensors", "parameters", "size", "bpw"}};
     for (const auto& [key, sum] : classes)

@@ -22,12 +22,19 @@ size_t stored_bytes(const OutputTensor& tensor) {
   return compressed_bytes(*tensor.spec, tensor.activations, tensor.rows(), tensor.cols(), tensor.grouped_columns);
 }
 
+// Static scales are tensors: the configuration does not say them.
+ActivationSpec scheme_of(ActivationSpec activations) {
+  activations.scale = 0;
+  activations.zero = 0;
+  return activations;
+}
+
 // What one entry of config_groups says; two weights that differ only in the dtype of their scales share it.
 bool same_group(const CompressedGroup& group, const OutputTensor& tensor) {
   QuantSpec spec = *tensor.spec;
   spec.scale_dtype = group.weights.scale_dtype;
   spec.full_range = group.weights.full_range;
-  return spec == group.weights && tensor.activations == group.activations;
+  return spec == group.weights && scheme_of(tensor.activations) == group.activations;
 }
 
 CompressedConfig describe_groups(const OutputModel& model) {
@@ -45,8 +52,10 @@ CompressedConfig describe_groups(const OutputModel& model) {
     auto group = std::find_if(config.groups.begin(), config.groups.end(),
                               [&](const CompressedGroup& g) { return same_group(g, tensor); });
     if (group == config.groups.end()) {
-      config.groups.push_back(
-          {{}, *tensor.spec, tensor.activations, std::string(compressed_format(*tensor.spec, tensor.activations))});
+      config.groups.push_back({{},
+                               *tensor.spec,
+                               scheme_of(tensor.activations),
+                               std::string(compressed_format(*tensor.spec, tensor.activations))});
       linears.push_back(0);
       group = config.groups.end() - 1;
     }

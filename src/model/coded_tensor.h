@@ -14,12 +14,14 @@ namespace nibble {
 template <class Weight>
 class CodedTensor final : public StoredTensor {
  public:
-  // `shape` begins with the weight's rows; `dtype` is what its floats would have.
-  CodedTensor(std::string name, Shape shape, Weight weight, DType dtype, const ActivationSpec& activations = {})
+  // `shape` begins with the weight's rows; `dtype` is what its floats would have; `more_bytes` are those of tensors
+  // beside the weight's own.
+  CodedTensor(std::string name, Shape shape, Weight weight, DType dtype, const ActivationSpec& activations = {},
+              size_t more_bytes = 0)
       : weight_(std::move(weight)) {
     name_ = std::move(name);
     shape_ = std::move(shape);
-    bytes_ = weight_.bytes();
+    bytes_ = weight_.bytes() + more_bytes;
     dtype_ = dtype;
     spec_ = weight_.spec();
     activations_ = activations;
@@ -43,10 +45,10 @@ class CodedTensor final : public StoredTensor {
 // For MODULE.weight, a matrix.
 template <class Weight>
 std::unique_ptr<StoredTensor> coded_tensor(const std::string& module, Weight weight, DType dtype,
-                                           const ActivationSpec& activations = {}) {
+                                           const ActivationSpec& activations = {}, size_t more_bytes = 0) {
   Shape shape = {weight.rows(), weight.cols()};
   return std::make_unique<CodedTensor<Weight>>(module + ".weight", std::move(shape), std::move(weight), dtype,
-                                               activations);
+                                               activations, more_bytes);
 }
 
 }  // namespace nibble

@@ -1,4 +1,6 @@
 // quant_method "compressed-tensors", and "nibble", our extension of it.
+#include <algorithm>
+
 #include "model/coded_tensor.h"
 #include "model/config.h"
 #include "model/hf_mxfp4.h"
@@ -9,12 +11,24 @@
 namespace nibble {
 namespace {
 
-constexpr std::string_view kParts[] = {".weight_packed", ".weight",       ".weight_scale", ".weight_zero_point",
-                                       ".weight_shape",  ".weight_g_idx", ".weight_min"};
+constexpr std::string_view kParts[] = {".weight_packed",     ".weight",       ".weight_scale",
+                                       ".weight_zero_point", ".weight_shape", ".weight_g_idx",
+                                       ".weight_min",        ".input_scale",  ".input_zero_point"};
+
+// How many bits keys and values get is this engine's choice (--kv-cache), not the file's.
+bool is_cache_scale(const NamedTensor& tensor) {
+  constexpr std::string_view kSuffixes[] = {".k_scale", ".v_scale", ".k_zero_point", ".v_zero_point"};
+  return std::any_of(std::begin(kSuffixes), std::end(kSuffixes),
+                     [&](std::string_view suffix) { return tensor.name.ends_with(suffix); });
+}
 
 StoredTensors read(HfCheckpoint checkpoint) {
   if (is_packed_mxfp4(checkpoint.quantization)) return read_packed_mxfp4(std::move(checkpoint));
   const CompressedConfig quantization = parse_compressed_config(checkpoint.quantization);
+  if (quantization.kv_cache) {
+    checkpoint.notes.emplace_back("the file's kv_cache_scheme is left out: choose the cache's type with --kv-cache");
+    std::erase_if(checkpoint.tensors, is_cache_scale);
+  }
   const Architecture* architecture = nullptr;
   try {
     architecture = &architecture_of(checkpoint.config);
@@ -33,8 +47,10 @@ StoredTensors read(HfCheckpoint checkpoint) {
           throw Error(
               ErrorKind::kCorrupt,
               cat(module, " is stored quantized, but no group of config.json's quantization_config targets it"));
-        return coded_tensor(module, CompressedWeight::open(module, group->weights, find_part), dtype,
-                            group->activations);
+        size_t more_bytes = 0;
+        const ActivationSpec inputs = CompressedWeight::inputs(module, group->activations, find_part, more_bytes);
+        return coded_tensor(module, CompressedWeight::open(module, group->weights, find_part), dtype, inputs,
+                            more_bytes);
       });
 }
 

@@ -20,6 +20,7 @@ struct HfCheckpoint {
   const Json& quantization;          // quantization_config, an object
   const OrderedJson& ordered;        // the same, keys in the order of the file, where that counts
   std::vector<NamedTensor> tensors;  // in file order
+  std::vector<std::string>& notes;   // gets what of the checkpoint is not read, for people
 };
 
 using StoredTensors = std::vector<std::unique_ptr<StoredTensor>>;

@@ -38,7 +38,7 @@ class HfSource final : public Source {
     with_context([&] { return folder.string(); },
                  [&] {
                    if (method)
-                     tensors_ = method->read({config_, *quantization, *ordered, std::move(stored)});
+                     tensors_ = method->read({config_, *quantization, *ordered, std::move(stored), notes_});
                    else
                      for (NamedTensor& tensor : stored) tensors_.push_back(plain_tensor(std::move(tensor)));
                    index_tensors();

@@ -85,12 +85,15 @@ class Source {
   virtual std::string kind() const = 0;                            // "safetensors", "gguf v3"
   // The file behind a GGUF source, for those that carry its metadata on unchanged; else null.
   virtual const Gguf* gguf() const { return nullptr; }
+  // What of the checkpoint is not read, for people; usually nothing.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  protected:
   void index_tensors();  // call once tensors_ is complete; throws on duplicates
 
   std::filesystem::path path_;
   Json config_;
+  std::vector<std::string> notes_;
   std::vector<std::unique_ptr<StoredTensor>> tensors_;
 
  private:

@@ -57,6 +57,7 @@ LoadedModel load_model(const std::filesystem::path& path, const ModelChoices& ch
   loaded.source = Source::open(path);
   loaded.tokenizer = find_tokenizer(path);
   loaded.totals = count_weights(*loaded.source);
+  loaded.warnings = loaded.source->notes();
   LoadOptions options;
   options.dtype = choices.dtype;
   if (const auto request = quantization(choices)) {

@@ -76,6 +76,7 @@ class Planner {
         rules_(request.skip, request.rules) {
     check_tensors(source, config_);
     plan_.dtype = request.dtype.value_or(prevailing_dtype(source));
+    plan_.warnings = source.notes();
     if (const auto blocks = find_block_types(request, config_, format)) blocks_.emplace(*blocks);
     if (blocks_ && blocks_->dtype()) plan_.dtype = *blocks_->dtype();
     scale_dtype_ =
@@ -549,8 +550,8 @@ namespace {
 // Codes that the format cannot hold: rounded anew where that is allowed, or floats.
 void change_form(PlannedTensor& planned, const ExporterEntry& format, const std::string& obstacle, bool allowed) {
   if (!allowed)
-    throw Error(ErrorKind::kUsage,
-                cat(obstacle, ". To convert these values all the same, rounding them anew, add --allow-requantize"));
+    throw Error(ErrorKind::kUsage, cat(obstacle, "; with --allow-requantize, what ", format.name,
+                                       " cannot hold is rounded anew or dequantized"));
   planned.fallback = obstacle;
   if (const auto form = nearest_form(format, output_tensor(planned, &format))) {
     planned.action = PlannedTensor::Action::kQuantize;
@@ -575,6 +576,7 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
   QuantizePlan plan;
   plan.dtype = dtype.value_or(prevailing_dtype(source));
   plan.tied_embeddings = config.tied_embeddings;
+  plan.warnings = source.notes();
   size_t requantized = 0;
   for (const auto& tensor : source.tensors()) {
     PlannedTensor planned;

@@ -9,8 +9,9 @@ namespace {
 
 std::string describe(const ActivationSpec& activations) {
   if (activations.mode == ActivationSpec::Mode::kNone) return "";
-  if (activations.grid != Grid::kInt) return cat(name(activations.grid), " per token");
-  return cat("int", activations.bits, activations.symmetric ? " sym" : " asym", " per token");
+  const std::string_view range = activations.mode == ActivationSpec::Mode::kStatic ? " static" : " per token";
+  if (activations.grid != Grid::kInt) return cat(name(activations.grid), range);
+  return cat("int", activations.bits, activations.symmetric ? " sym" : " asym", range);
 }
 
 std::string scheme(const PlannedTensor& planned) {

@@ -43,14 +43,17 @@ void quantize_token(const ActivationSpec& spec, const float* x, float* out, size
     if (out != x) std::copy_n(x, n, out);
     return;
   }
+  const bool fixed = spec.mode == ActivationSpec::Mode::kStatic;
   const auto top = static_cast<float>((1 << spec.bits) - 1);
   if (spec.grid == Grid::kFP8) {
-    const float scale = largest / kLargestE4M3;
+    const float scale = fixed ? spec.scale : largest / kLargestE4M3;
     for (size_t i = 0; i < n; ++i)
       out[i] = scale * round_to_e4m3(std::clamp(x[i] / scale, -kLargestE4M3, kLargestE4M3));
   } else if (spec.symmetric) {
     const auto zero = static_cast<float>(1 << (spec.bits - 1));
-    round_to_codes(x, out, n, largest / std::max(zero - 1, 1.0f), zero, top);
+    round_to_codes(x, out, n, fixed ? spec.scale : largest / std::max(zero - 1, 1.0f), zero, top);
+  } else if (fixed) {
+    round_to_codes(x, out, n, spec.scale, static_cast<float>(spec.zero), top);
   } else {
     low = std::min(low, 0.0f), high = std::max(high, 0.0f);
     const float scale = (high - low) / top;

@@ -57,6 +57,17 @@ TEST(Activations, AsymmetricCoversTheRangeAndZero) {
   }
 }
 
+TEST(Activations, StaticScalesAreTheSameForEveryToken) {
+  constexpr auto kStatic = ActivationSpec::Mode::kStatic;
+  const std::vector<float> x = {0.26f, -0.1f, 100.0f, -100.0f, 0.0f};
+  const std::vector<float> symmetric = quantized({kStatic, 8, true, Grid::kInt, 0.25f, 0}, x);
+  EXPECT_EQ(symmetric, (std::vector<float>{0.25f, 0.0f, 31.75f, -32.0f, 0.0f}));
+  const std::vector<float> asymmetric = quantized({kStatic, 8, false, Grid::kInt, 0.25f, 100}, x);
+  EXPECT_EQ(asymmetric, (std::vector<float>{0.25f, 0.0f, 38.75f, -25.0f, 0.0f}));
+  const std::vector<float> fp8 = quantized({kStatic, 8, true, Grid::kFP8, 0.125f, 0}, x);
+  EXPECT_EQ(fp8, (std::vector<float>{0.25f, -0.1015625f, 56.0f, -56.0f, 0.0f}));
+}
+
 TEST(Activations, AsymmetricUsesEveryCode) {
   std::vector<float> x(256);
   for (size_t i = 0; i < x.size(); ++i) x[i] = (static_cast<float>(i) - 100) / 8;

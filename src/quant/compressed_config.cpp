@@ -97,9 +97,16 @@ ActivationSpec parse_activations(const Json& args) {
   spec.symmetric = find_bool(args, "symmetric").value_or(true);
   if (spec.grid == Grid::kFP8 && !spec.symmetric) corrupt("asymmetric FP8 activations");
   const Json* dynamic = find(args, "dynamic");
-  if (dynamic == nullptr || *dynamic != Json(true)) unsupported("static activation quantization; nibble runs dynamic");
   const std::string strategy = find_string(args, "strategy").value_or("tensor");
-  if (strategy != "token") unsupported(cat("activations with 'strategy' \"", strategy, "\"; nibble runs token"));
+  if (dynamic == nullptr || *dynamic == Json(false)) {
+    if (strategy != "tensor")
+      unsupported(cat("static activations with 'strategy' \"", strategy, "\"; nibble runs tensor"));
+    spec.mode = ActivationSpec::Mode::kStatic;  // each linear's tensors say its scale
+    return spec;
+  }
+  if (*dynamic != Json(true)) unsupported("'dynamic' activations that are only partly so; nibble runs true and false");
+  if (strategy != "token")
+    unsupported(cat("dynamic activations with 'strategy' \"", strategy, "\"; nibble runs token"));
   spec.mode = ActivationSpec::Mode::kDynamicPerToken;
   return spec;
 }
@@ -163,8 +170,9 @@ OrderedJson to_json(const ActivationSpec& spec) {
   json["type"] = spec.grid == Grid::kFP8 ? "float" : "int";
   json["symmetric"] = spec.symmetric;
   json["group_size"] = nullptr;
-  json["strategy"] = "token";
-  json["dynamic"] = true;
+  const bool fixed = spec.mode == ActivationSpec::Mode::kStatic;
+  json["strategy"] = fixed ? "tensor" : "token";
+  json["dynamic"] = !fixed;
   json["actorder"] = nullptr;
   return json;
 }
@@ -201,7 +209,8 @@ CompressedConfig parse_compressed_config(const Json& json) {
           unsupported(cat("'quant_method' \"", method, "\"; nibble reads ", kSchemaMethod, " and ", kOwnMethod));
         if (const auto status = find_string(json, "quantization_status"); status && *status != "compressed")
           unsupported(cat("'quantization_status' \"", *status, "\"; only \"compressed\" checkpoints hold codes"));
-        for (std::string_view key : {"kv_cache_scheme", "sparsity_config", "transform_config", "moe_sparsity_config"})
+        config.kv_cache = present(json, "kv_cache_scheme");
+        for (std::string_view key : {"sparsity_config", "transform_config", "moe_sparsity_config"})
           if (present(json, key) && !(key == "sparsity_config" && find_string(get(json, key), "format") == "dense"))
             unsupported(cat("'", key, "'"));
         const auto format = find_string(json, "format");

@@ -13,16 +13,19 @@ namespace nibble {
 
 struct CompressedGroup {
   std::vector<std::string>
-      targets;        // module names, "re:PATTERN" (Python's re.match on the name), or class names ("Linear")
-  QuantSpec weights;  // scale_dtype is not stored (the tensors say it), nor is full_range
-  ActivationSpec activations;
-  std::string format;  // "pack-quantized", ...; see compressed_format()
+      targets;                 // module names, "re:PATTERN" (Python's re.match on the name), or class names ("Linear")
+  QuantSpec weights;           // scale_dtype is not stored (the tensors say it), nor is full_range
+  ActivationSpec activations;  // without a static scale, which is a tensor of each module
+  std::string format;          // "pack-quantized", ...; see compressed_format()
 };
 
 struct CompressedConfig {
   bool nibble_method = false;  // quant_method "nibble" instead of "compressed-tensors"
   std::vector<CompressedGroup> groups{};
   std::vector<std::string> ignore{};  // like targets; these modules are not quantized
+  // "kv_cache_scheme": the engine is to keep keys and values in few bits too, with scales that are tensors k_scale and
+  // v_scale of each attention. Read, not written.
+  bool kv_cache = false;
 
   // The group of a module, null when it is not quantized. `class_name`: "Linear" or "Embedding". Precedence as in
   // compressed-tensors: exact names, then patterns, then classes; `ignore` beats all. Patterns are compiled on each
@@ -31,8 +34,8 @@ struct CompressedConfig {
 };
 
 // Throws Error(kCorrupt) for what contradicts the schema and Error(kUnsupported) for what nibble cannot run (other
-// quant_methods, static or grouped activations, block strategies, NVFP4, MX formats, sparsity, output activations),
-// each naming the key.
+// quant_methods, static activations with several scales, grouped activations, block strategies, NVFP4, MX formats,
+// sparsity, output activations), each naming the key.
 CompressedConfig parse_compressed_config(const Json& json);
 OrderedJson to_json(const CompressedConfig& config);
 

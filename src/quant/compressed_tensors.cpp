@@ -98,6 +98,10 @@ std::vector<CompressedSlot> compressed_slots(const QuantSpec& spec, const Activa
   if (has_zeros(spec) && packed && !spec.per_tensor)
     slots.push_back({"weight_zero_point", DType::kI32, {packed_words(rows, spec.bits), spec.groups(cols)}});
   slots.push_back({"weight_scale", spec.scale_dtype, scale_shape});
+  if (activations.mode == ActivationSpec::Mode::kStatic) {
+    slots.push_back({"input_scale", spec.scale_dtype, {1}});
+    if (!activations.symmetric) slots.push_back({"input_zero_point", DType::kI8, {1}});
+  }
   if (spec.mins) slots.push_back({"weight_min", spec.scale_dtype, scale_shape});
   if (has_zeros(spec) && !(packed && !spec.per_tensor)) slots.push_back({"weight_zero_point", DType::kI8, scale_shape});
   return slots;
@@ -114,6 +118,7 @@ size_t compressed_bytes(const QuantSpec& spec, const ActivationSpec& activations
 CompressedEncoder::CompressedEncoder(const QuantSpec& spec, const ActivationSpec& activations, size_t rows, size_t cols,
                                      bool grouped_columns)
     : spec_(spec),
+      activations_(activations),
       rows_(rows),
       cols_(cols),
       packed_(compressed_format(spec, activations) == "pack-quantized"),
@@ -173,6 +178,11 @@ void CompressedEncoder::finish(const Sink& sink) {
   if (packed_) {
     const uint64_t shape[2] = {rows_, cols_};
     sink(slot("weight_shape"), 0, std::as_bytes(std::span(shape)));
+  }
+  if (activations_.mode == ActivationSpec::Mode::kStatic) {
+    sink(slot("input_scale"), 0, scale_bytes(std::span(&activations_.scale, 1), spec_.scale_dtype));
+    const auto zero = static_cast<uint8_t>(activations_.zero - (1 << (activations_.bits - 1)));
+    if (!activations_.symmetric) sink(slot("input_zero_point"), 0, std::as_bytes(std::span(&zero, 1)));
   }
   if (!group_of_.empty()) sink(slot("weight_g_idx"), 0, bytes_of(group_of_));
   if (spec_.per_tensor) {

@@ -21,6 +21,8 @@
 //                     weight_shape       I64          [2]                         rows, cols
 //   int-quantized     weight             I8           [rows, cols]                code - 2^(bits-1)
 //   float-quantized   weight             F8_E4M3      [rows, cols]                codes are the bit patterns
+//   static inputs     input_scale        scale_dtype  [1]
+//                     input_zero_point   I8           [1]                         asymmetric; zero - 2^(bits-1)
 //   all               weight_scale       scale_dtype  [rows, G], or [1]           [1] when per tensor
 //   pack-quantized    weight_zero_point  I32          [ceil(rows*bits/32), G]     asymmetric; zeros packed along
 //   dimension 0 (per tensor) and  weight_zero_point  I8           as weight_scale             asymmetric; zero -
@@ -74,6 +76,7 @@ class CompressedEncoder {
   size_t slot(std::string_view suffix) const;  // index, or slots_.size()
 
   QuantSpec spec_;
+  ActivationSpec activations_;
   size_t rows_;
   size_t cols_;
   bool packed_;  // codes as a bit stream, otherwise a byte each
@@ -95,6 +98,9 @@ class CompressedWeight {
   // file. The layout is told from the tensors present (weight_packed, or weight in I8 / F8_E4M3). Throws Error(kCorrupt
   // or kUnsupported) starting with the offending tensor's full name, MODULE.SUFFIX.
   static CompressedWeight open(std::string_view module, const QuantSpec& spec, const Find& find);
+  // `activations` as the config says, with the scale and zero point of MODULE's tensors where they are static; their
+  // bytes are added to `bytes`. Throws as open().
+  static ActivationSpec inputs(std::string_view module, ActivationSpec activations, const Find& find, size_t& bytes);
   // Is MODULE stored quantized at all? (A config may target modules that were left alone.)
   static bool present(const Find& find);
 

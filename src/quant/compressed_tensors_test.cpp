@@ -93,6 +93,31 @@ TEST(CompressedTensors, EverySpecRoundTrips) {
   }
 }
 
+TEST(CompressedTensors, StaticInputsRoundTrip) {
+  for (const bool symmetric : {true, false}) {
+    const ActivationSpec inputs{
+        .mode = ActivationSpec::Mode::kStatic, .symmetric = symmetric, .scale = 0.0625f, .zero = symmetric ? 0 : 131};
+    const QuantizedMatrix q = random_matrix({.bits = 8, .group = 0}, 5, 40, 13);
+    Stored stored(q, inputs);
+    EXPECT_EQ(stored.tensors.contains("input_zero_point"), !symmetric);
+    size_t bytes = stored.open(q.spec).bytes();
+    ActivationSpec read = inputs;
+    read.scale = 0, read.zero = 0;
+    EXPECT_EQ(CompressedWeight::inputs("m", read, stored.find(), bytes), inputs);
+    EXPECT_EQ(bytes, compressed_bytes(q.spec, inputs, 5, 40));
+    const auto fault = [&] { return message_of([&] { CompressedWeight::inputs("m", read, stored.find(), bytes); }); };
+    if (!symmetric) {
+      stored.tensors.erase("input_zero_point");
+      EXPECT_THAT(fault(), StartsWith("m.input_zero_point: is missing"));
+    }
+    const float nothing = 0;
+    stored.tensors["input_scale"].bytes = std::as_bytes(std::span(&nothing, 1));
+    EXPECT_THAT(fault(), StartsWith("m.input_scale: is 0"));
+    stored.tensors.erase("input_scale");
+    EXPECT_THAT(fault(), StartsWith("m.input_scale: is missing"));
+  }
+}
+
 TEST(CompressedTensors, GroupsOfColumnsRoundTrip) {
   QuantizedMatrix q = random_matrix({.bits = 3, .group = 16, .symmetric = false}, 41, 40, 13);
   for (uint32_t c = 0; c < 40; ++c) q.group_of.push_back(c % 3);

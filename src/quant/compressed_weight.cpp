@@ -68,6 +68,32 @@ bool CompressedWeight::present(const Find& find) {
   return weight != nullptr && (weight->dtype == DType::kI8 || weight->dtype == DType::kF8E4M3);
 }
 
+ActivationSpec CompressedWeight::inputs(std::string_view module, ActivationSpec activations, const Find& find,
+                                        size_t& bytes) {
+  if (activations.mode != ActivationSpec::Mode::kStatic) return activations;
+  const Reader read{module, find};
+  const auto one = [&](std::string_view suffix) {
+    TensorView view = read.get(suffix);
+    if (view.shape.empty()) view.shape = {1};
+    read.expect(suffix, view, {1});
+    bytes += view.bytes.size();
+    return view;
+  };
+  const TensorView scale = one("input_scale");
+  if (scale.dtype != DType::kF32 && scale.dtype != DType::kF16 && scale.dtype != DType::kBF16)
+    corrupt(module, "input_scale", cat("has dtype ", info(scale.dtype).name, ", expected F32, F16 or BF16"));
+  activations.scale = load_float(scale, 0);
+  if (!std::isfinite(activations.scale) || activations.scale <= 0)
+    corrupt(module, "input_scale", cat("is ", activations.scale, ", not a positive number"));
+  if (activations.symmetric) return activations;
+  const TensorView zero = one("input_zero_point");
+  read.expect("input_zero_point", zero, DType::kI8, {1});
+  activations.zero = load<int8_t>(zero, 0) + (1 << (activations.bits - 1));
+  if (activations.zero < 0 || activations.zero >= 1 << activations.bits)
+    corrupt(module, "input_zero_point", cat("is outside of ", activations.bits, " bits"));
+  return activations;
+}
+
 CompressedWeight CompressedWeight::open(std::string_view module, const QuantSpec& spec, const Find& find) {
   const Reader read{module, find};
   CompressedWeight w;

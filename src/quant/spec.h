@@ -57,11 +57,17 @@ size_t stored_bits(const QuantSpec& spec, size_t rows, size_t cols);
 
 // How the inputs of a linear are quantized while the model runs.
 struct ActivationSpec {
-  enum class Mode : uint8_t { kNone, kDynamicPerToken };
+  enum class Mode : uint8_t {
+    kNone,
+    kDynamicPerToken,
+    kStatic,  // one scale (and zero point) for all tokens, chosen beforehand
+  };
   Mode mode = Mode::kNone;
   int bits = 8;
   bool symmetric = true;
   Grid grid = Grid::kInt;  // kInt or kFP8
+  float scale = 0;         // kStatic: of this linear's inputs; positive
+  int zero = 0;            // kStatic, asymmetric: code of the value 0, in [0, 2^bits)
   friend bool operator==(const ActivationSpec&, const ActivationSpec&) = default;
 };
 
