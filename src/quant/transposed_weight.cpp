@@ -66,7 +66,8 @@ struct Reader {
     if (view.shape != shape)
       corrupt(module, suffix,
               cat("has shape ", text(view.shape), ", expected ", text(shape), "; config.json and the tensor disagree"));
-    const size_t bytes = byte_size(view.dtype, element_count(shape));
+    const size_t bytes = with_context([&] { return cat(module, ".", suffix); },
+                                      [&] { return byte_size(view.dtype, element_count(shape)); });
     if (view.bytes.size() != bytes) corrupt(module, suffix, cat("has ", view.bytes.size(), " bytes, expected ", bytes));
   }
   void expect_words(std::string_view suffix, const TensorView& view, const Shape& shape) const {
