@@ -18,6 +18,8 @@ struct Case {
   const char* name;
   ActivationSpec::Mode inputs;
   bool notes;
+  // compressed-tensors rounds a token to max / 127.5, nibble (as vLLM's kernels) to max / 127; and it rounds the cache.
+  double cosine = 0.99999;
 };
 
 class LlmCompressor : public testing::TestWithParam<Case> {};
@@ -56,18 +58,18 @@ TEST_P(LlmCompressor, IsReadAsItsOwnToolsReadIt) {
   model->forward(ids, *model->make_cache(ids.size(), CacheType::kF32), matrix(got.data(), ids.size(), vocabulary));
   double dot = 0, a = 0, b = 0;
   for (size_t i = 0; i < got.size(); ++i) dot += got[i] * want[i], a += got[i] * got[i], b += want[i] * want[i];
-  EXPECT_GT(dot / std::sqrt(a * b), 0.9999);
+  EXPECT_GT(dot / std::sqrt(a * b), GetParam().cosine);
 }
 
 INSTANTIATE_TEST_SUITE_P(Schemes, LlmCompressor,
                          testing::Values(Case{"w4a16", ActivationSpec::Mode::kNone, false},
                                          Case{"w4a16-asym", ActivationSpec::Mode::kNone, false},
                                          Case{"w4a16-actorder", ActivationSpec::Mode::kNone, false},
-                                         Case{"w8a8", ActivationSpec::Mode::kDynamicPerToken, false},
+                                         Case{"w8a8", ActivationSpec::Mode::kDynamicPerToken, false, 0.999},
                                          Case{"w8a8-static", ActivationSpec::Mode::kStatic, false},
                                          Case{"fp8-static", ActivationSpec::Mode::kStatic, false},
                                          Case{"fp8-dynamic", ActivationSpec::Mode::kDynamicPerToken, false},
-                                         Case{"mixed-kv", ActivationSpec::Mode::kNone, true}),
+                                         Case{"mixed-kv", ActivationSpec::Mode::kNone, true, 0.99}),
                          [](const auto& info) {
                            std::string name = info.param.name;
                            std::replace(name.begin(), name.end(), '-', '_');
