@@ -15,6 +15,11 @@ void check(const OutputTensor& tensor) {
     throw Error(
         ErrorKind::kUsage,
         cat(tensor.name, ": only two-dimensional .weight tensors can be stored quantized; keep it with --skip"));
+  const std::string_view layout = compressed_format(*tensor.spec, tensor.activations);
+  if (tensor.grouped_columns && layout != "pack-quantized")
+    throw Error(ErrorKind::kUsage, cat(tensor.name, ": ", layout,
+                                       " codes have no order of columns (act-order): try a "
+                                       "scheme without quantized inputs, or --format fake"));
 }
 
 size_t stored_bytes(const OutputTensor& tensor) {
