@@ -389,7 +389,7 @@ TEST_F(Quantize, ATorchStateDictHoldsWhatFakeWrites) {
 
 TEST_F(Quantize, FormatsAreParsedBeforeWork) {
   EXPECT_EQ(parse_formats("fake,hf").size(), 2u);
-  EXPECT_THAT(error_text([] { parse_formats("hf,x"); }), HasSubstr("known are hf, fake"));
+  EXPECT_THAT(error_text([] { parse_formats("hf,x"); }), HasSubstr("known are hf, gptq"));
   EXPECT_THAT(error_text([] { parse_formats("hf,hf"); }), HasSubstr("twice"));
 }
 
