@@ -15,7 +15,7 @@ enum class Grid : uint8_t {
   kNF4,    // QLoRA's 16 normal-float levels (Dettmers et al. 2023), in [-1, 1]
   kFP4,    // E2M1 of the OCP MX specification: 0 .5 1 1.5 2 3 4 6 and their negatives
   kFP8,    // E4M3 (finite, "fn"): up to 448
-  kIQ4NL,  // ggml's 16 non-linear levels; read from GGUF, never chosen by us
+  kIQ4NL,  // ggml's 16 non-linear levels; of GGUF's blocks
 };
 
 struct QuantSpec {
@@ -28,8 +28,9 @@ struct QuantSpec {
   bool symmetric = true;    // zero point fixed at 2^(bits-1) and not stored; table grids are always symmetric
   bool full_range = false;  // symmetric only: signed scale, absmax / -2^(bits-1) at the largest element
   Grid grid = Grid::kInt;
-  DType scale_dtype =
-      DType::kF32;    // F32, F16 or BF16: what the file will hold; scales are rounded to it before codes are chosen
+  // F32, F16 or BF16: what the file will hold; scales are rounded to it before codes are chosen. Or a GGML block type:
+  // scales and mins as such blocks hold them, of K-quants F16 numbers times small integers.
+  DType scale_dtype = DType::kF32;
   bool mins = false;  // asymmetric only: value = scale * code + min with stored mins (Q4_1, K-quants), no zero points
 
   // Groups in a row of `cols` columns; the last one may be short. 1 when cols == 0.
