@@ -102,15 +102,19 @@ class GgufExporter final : public Exporter {
 
   std::vector<Place> places() const {
     std::vector<Place> all;
+    // Families without a name of their own in GGUF are Llama's there, with its order of rows.
+    const Architecture& family =
+        config_.architecture->gguf_name.empty() ? get_gguf_architecture("llama") : *config_.architecture;
     for (const OutputTensor& tensor : model_.tensors) {
       check(tensor);
       const auto at = find_hf_tensor(*config_.architecture, tensor.name);
-      if (!at)
+      const TensorRule* rule = at ? family.find(at->rule->slot) : nullptr;
+      if (!rule)
         throw Error(ErrorKind::kUnsupported,
                     cat("tensor ", tensor.name, " is not one that GGUF files of architecture '",
                         config_.architecture->name, "' have"));
-      all.push_back({tensor_name(at->rule->gguf, at->layer, at->bias),
-                     at->rule->gguf_interleaved ? config_.head_dim : 0, byte_size(stored_type(tensor), tensor.cols())});
+      all.push_back({tensor_name(rule->gguf, at->layer, at->bias), rule->gguf_interleaved ? config_.head_dim : 0,
+                     byte_size(stored_type(tensor), tensor.cols())});
     }
     return all;
   }

@@ -155,7 +155,8 @@ class Planner {
   void decide(PlannedTensor& planned) {
     const bool matrix =
         planned.source->shape().size() == 2 && planned.name.ends_with(kWeight) && is_float(planned.source->dtype());
-    planned.dtype = kept_dtype(*planned.source, blocks_ && blocks_->dtype() ? blocks_->dtype() : request_.dtype);
+    planned.dtype =
+        kept_dtype(*planned.source, matrix && blocks_ && blocks_->dtype() ? blocks_->dtype() : request_.dtype);
     if (!matrix) {
       planned.reason = planned.role == TensorRole::kOther ? "not a matrix" : name(planned.role);
       return;
@@ -583,7 +584,8 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
     planned.source = tensor.get();
     planned.name = tensor->name();
     planned.role = role_of(*config.architecture, tensor->name());
-    planned.dtype = kept_dtype(*tensor, dtype);
+    // GGUF's vectors are F32 whatever the matrices are: nothing is rounded on the way.
+    planned.dtype = kept_dtype(*tensor, format.blocks && tensor->shape().size() < 2 ? std::nullopt : dtype);
     planned.reason = tensor->spec() ? "dequantized" : "as in the source";
     if (planned.role == TensorRole::kEmbedding) plan.embedding = planned.name;
     if (planned.role == TensorRole::kLmHead && plan.tied_embeddings) {
