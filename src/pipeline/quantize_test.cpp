@@ -360,9 +360,13 @@ TEST_F(Quantize, ReportsAsTheContractSays) {
 // The state dict holds what `fake` writes, the tied matrix under both of its names, and the folder is a model.
 TEST_F(Quantize, ATorchStateDictHoldsWhatFakeWrites) {
   for (const bool tied : {false, true}) {
-    use({.tied = tied});
+    TinyModel model;
+    model.tied = tied;
+    use(model);
     request_ = {};
-    request_.change = {.bits = 3, .group = 32, .symmetric = false};
+    request_.change.bits = 3;
+    request_.change.group = 32;
+    request_.change.symmetric = false;
     request_.algorithm = "search";
     const std::string out = tied ? "tied" : "untied";
     run(out, false, "pt,fake");
