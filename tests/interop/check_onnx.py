@@ -1,0 +1,131 @@
+"""A hand-made ONNX graph, quantized by nibble: ONNX's checker accepts every output, and ONNX Runtime computes what the codes say."""
+import pathlib
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from nibble import DATA, expect, run, scratch
+
+IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int64)
+SOURCE = DATA / "small.onnx"
+
+
+def load(path):
+    onnx.checker.check_model(str(path), full_check=True)
+    return onnx.load(path)
+
+
+def logits(path, level=None):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if level:  # a QDQ weight runs as MatMulNBits, which rounds its inputs to int8 unless told otherwise
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"ids": IDS})[0]
+
+
+def fields(packed, bits, count):
+    """The first `count` fields of each row of bytes, lowest bits first."""
+    parts = np.stack([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], -1)
+    return parts.reshape(*packed.shape[:-1], -1)[..., :count].astype(np.float32)
+
+
+def weights(model):
+    """The matrices that a model multiplies with, [outputs, inputs], by node."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for node in model.graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "MatMulNBits":
+            bits, columns = attributes["bits"], attributes["K"]
+            codes = fields(stored[node.input[1]], bits, attributes["block_size"])
+            scales = stored[node.input[2]].reshape(codes.shape[0], -1)
+            zeros = np.full_like(scales, 2 ** (bits - 1))
+            if len(node.input) > 3 and node.input[3]:
+                zeros = fields(stored[node.input[3]], bits, scales.shape[1])
+            values = scales[..., None] * (codes - zeros[..., None])
+            found[node.name] = values.reshape(codes.shape[0], -1)[:, :columns]
+        elif node.op_type in ("MatMul", "Gemm"):
+            value = node.input[1]
+            if value in stored:
+                found[node.name] = stored[value] if attributes.get("transB") else stored[value].T
+            elif made[value].op_type == "Transpose":
+                found[node.name] = stored[made[value].input[0]]
+    return found, stored
+
+
+def forward(found, table, bias):
+    x = table[IDS[0]]
+    x = np.maximum(x @ found["/layers.0/up/MatMul"].T, 0) @ found["/layers.0/down/MatMul"].T
+    x = x @ found["/layers.1/first/MatMul"].T @ found["/layers.1/second/MatMul"].T
+    return (x @ found["/layers.2/Gemm"].T + bias) @ found["/head/MatMul"].T
+
+
+original = load(SOURCE)
+float_weights, float_tensors = weights(original)
+table, bias = float_tensors["table"], float_tensors["bias"]
+expected = logits(SOURCE)
+expect(np.allclose(forward(float_weights, table, bias), expected, atol=1e-6), "this script computes another function")
+largest = np.abs(expected).max()
+compared = 0
+with scratch() as folder:
+    folder = pathlib.Path(folder)
+    cases = [
+        (bits, group, flags)
+        for bits in (2, 4, 8)
+        for group in (16, 32, 64, 0)
+        for flags in (["--asym"], ["--sym"], ["--sym", "--full-range"])
+    ]
+    for bits, group, flags in cases:
+        out = folder / f"{bits}-{group}-{'-'.join(flags)}"
+        run("quantize", SOURCE, "-o", out, "--format", "onnx", "--bits", bits, "--group-size", group, *flags)
+        model = load(out / "small.onnx")
+        kinds = [node.op_type for node in model.graph.node]
+        expect(kinds.count("MatMulNBits") == 6 and "Gemm" not in kinds and "Transpose" not in kinds, out.name, "has", kinds)
+        expect(len([t for t in model.graph.initializer if t.name.startswith("square")]) == (3 if flags == ["--asym"] else 2),
+               out.name, "holds the weight that two nodes share more than once")
+        expect(model.metadata_props[0].value == "as it is" and model.producer_name == "by hand", out.name, "lost metadata")
+        got = logits(out / "small.onnx")
+        want = forward(weights(model)[0], table, bias)
+        expect(np.abs(got - want).max() < 1e-5 * largest, out.name, "differs by", np.abs(got - want).max())
+        if bits == 8:
+            expect(np.abs(got - expected).max() < 0.1 * largest, out.name, "is far from the float model")
+        compared += 1
+
+    kept = folder / "kept"
+    run("quantize", SOURCE, "-o", kept, "--format", "onnx", "--bits", 4, "--group-size", 32, "--no-last-matmul", "--skip", "/layers.1/",
+        "--rule", ".*down:bits=8,group=16")
+    model = load(kept / "small.onnx")
+    nodes = {node.name: node for node in model.graph.node}
+    expect(nodes["/head/MatMul"].op_type == "MatMul", "--no-last-matmul did not keep the head")
+    expect(nodes["/layers.1/second/MatMul"].op_type == "MatMul", "--skip did not keep a weight of two nodes")
+    expect(onnx.helper.get_node_attr_value(nodes["/layers.0/down/MatMul"], "bits") == 8, "--rule did not reach its node")
+
+    embedded = folder / "embedded"
+    run("quantize", SOURCE, "-o", embedded, "--format", "onnx", "--bits", 8, "--group-size", 32, "--embedding", "8:32")
+    model = load(embedded / "small.onnx")
+    expect("GatherBlockQuantized" in [node.op_type for node in model.graph.node], "--embedding 8 made no GatherBlockQuantized")
+    difference = np.abs(logits(embedded / "small.onnx") - expected).max()
+    expect(difference < 0.1 * largest, "with --embedding the output is off by", difference)
+
+    fake = folder / "fake"
+    run("quantize", SOURCE, "-o", fake, "--format", "onnx", "--bits", 3, "--group-size", 16, "--sym")
+    model = load(fake / "small.onnx")
+    values = weights(model)[0]["/layers.0/up/MatMul"]
+    expect(all(len(np.unique(group)) <= 8 for group in values.reshape(-1, 16)), "3-bit floats lie on more than 8 levels")
+    expect(np.allclose(logits(fake / "small.onnx"), forward(weights(model)[0], table, bias), atol=1e-6), "3-bit floats")
+
+    for bits, group, flags in [(4, 16, ["--asym"]), (4, 32, ["--sym"]), (8, 16, ["--asym"]), (8, 0, ["--sym"]), (4, 0, ["--asym"])]:
+        name = f"qdq-{bits}-{group}-{'-'.join(flags)}"
+        same = folder / f"same-{name}"
+        for format, out in (("onnx-qdq", folder / name), ("onnx", same)):
+            run("quantize", SOURCE, "-o", out, "--format", format, "--bits", bits, "--group-size", group, *flags)
+        model = load(folder / name / "small.onnx")
+        expect([node.op_type for node in model.graph.node].count("DequantizeLinear") == 5, name, "lacks DequantizeLinear nodes")
+        difference = np.abs(logits(folder / name / "small.onnx", "1") - logits(same / "small.onnx")).max()
+        expect(difference < 1e-5 * largest, name, "differs from MatMulNBits by", difference)
+        compared += 1
+print(f"check_onnx: {compared} graphs agree")
