@@ -259,8 +259,8 @@ TEST(GgufSource, OpensFilesByTheirEnding) {
   EXPECT_EQ(source->kind(), "gguf v3");
   EXPECT_TRUE(source->side_files().empty());
   EXPECT_THROW(source->side_file("tokenizer.json"), Error);
-  write_text_file(folder_of_test / "model.onnx", "x");
-  EXPECT_EQ(error_kind([&] { Source::open(folder_of_test / "model.onnx"); }), ErrorKind::kUnsupported);
+  write_text_file(folder_of_test / "model.h5", "x");
+  EXPECT_EQ(error_kind([&] { Source::open(folder_of_test / "model.h5"); }), ErrorKind::kUnsupported);
   EXPECT_EQ(error_kind([&] { Source::open(folder_of_test / "nothing"); }), ErrorKind::kIo);
 }
 

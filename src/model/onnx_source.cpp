@@ -111,9 +111,12 @@ fs::path onnx_file(const fs::path& path) {
   if (!fs::is_directory(path, failure)) return path;
   if (const fs::path genai = path / "genai_config.json"; fs::exists(genai, failure)) {
     const Json config = read_json_file(genai);
-    const Json* model = find(config, "model");
-    const Json* decoder = model ? find(*model, "decoder") : nullptr;
-    const auto name = decoder ? find_string(*decoder, "filename") : std::nullopt;
+    const auto name = with_context([&] { return genai.string(); },
+                                   [&] {
+                                     const Json* model = find(config, "model");
+                                     const Json* decoder = model ? find(*model, "decoder") : nullptr;
+                                     return decoder ? find_string(*decoder, "filename") : std::nullopt;
+                                   });
     if (name && fs::path(*name).filename() == *name) return path / *name;
   }
   std::vector<std::string> names = file_names(path);

@@ -1,0 +1,116 @@
+#include <gmock/gmock.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "export/exporter.h"
+#include "export/onnx_layout.h"
+#include "formats/onnx_model.h"
+#include "model/onnx_open.h"
+
+namespace nibble {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+QuantSpec spec(int bits, size_t group, bool symmetric = true) {
+  QuantSpec result;
+  result.bits = bits;
+  result.group = group;
+  result.symmetric = symmetric;
+  return result;
+}
+
+std::vector<int> numbers(const std::vector<std::byte>& bytes) {
+  std::vector<int> result;
+  for (const std::byte byte : bytes) result.push_back(static_cast<int>(byte));
+  return result;
+}
+
+TEST(OnnxLayout, BlocksAreWhatTheOperatorsHold) {
+  EXPECT_EQ(onnx_block(spec(4, 32), 256), 32u);
+  EXPECT_EQ(onnx_block(spec(8, 256), 128), 128u);  // a table's longest block
+  EXPECT_EQ(onnx_block(spec(4, 48), 256), 16u);
+  EXPECT_EQ(onnx_block(spec(2, 1024), 256), 256u);
+  EXPECT_EQ(onnx_block(spec(4, QuantSpec::kWholeRow), 256), 256u);
+  EXPECT_EQ(onnx_block(spec(4, 8), 256), std::nullopt);
+  EXPECT_EQ(onnx_block(spec(3, 32), 256), std::nullopt);
+  QuantSpec table = spec(4, 32);
+  table.grid = Grid::kNF4;
+  EXPECT_EQ(onnx_block(table, 256), std::nullopt);
+}
+
+TEST(OnnxLayout, RowsEndWithAWholeBlock) {
+  QuantizedMatrix q{.spec = spec(4, 16, false), .rows = 1, .cols = 20};
+  q.codes.assign(20, 1);
+  q.codes[0] = 15;
+  q.codes[19] = 9;
+  q.scales = {0.5f, 2.0f};
+  q.zeros = {3, 12};
+  const OnnxBlocks layout(q.spec, 16, 20, /*padded=*/true);
+  const std::vector<int> codes = numbers(onnx_codes(q, layout));
+  ASSERT_EQ(codes.size(), 16u);
+  EXPECT_EQ(codes[0], 0x1f);
+  EXPECT_EQ(codes[9], 0x91);
+  EXPECT_EQ(codes[10], 0xcc);  // padding: the last group's zero
+  EXPECT_THAT(numbers(onnx_zeros(q, layout)), ElementsAre(0xc3));
+  EXPECT_EQ(onnx_scales(q, layout).size(), 8u);
+  const OnnxBlocks table(q.spec, 16, 20, /*padded=*/false);
+  EXPECT_EQ(onnx_codes(q, table).size(), 10u);
+}
+
+TEST(OnnxLayout, LongGroupsRepeatTheirScale) {
+  QuantizedMatrix q{.spec = spec(8, QuantSpec::kWholeRow, false), .rows = 2, .cols = 48};
+  q.codes.assign(96, 7);
+  q.scales = {0.5f, 2.0f};
+  q.zeros = {3, 200};
+  const OnnxBlocks layout(q.spec, 16, 48, true);
+  EXPECT_THAT(numbers(onnx_zeros(q, layout)), ElementsAre(3, 3, 3, 200, 200, 200));
+}
+
+TEST(OnnxExporter, NeedsAnOnnxSource) {
+  const TemporaryFolder folder;
+  const auto source = Source::open(std::filesystem::path(NIBBLE_TEST_DATA) / "models" / "llama");
+  const ExporterEntry& entry = find_exporter("onnx");
+  try {
+    entry.make(folder.path() / "out", false, OutputModel{*source, {}, DType::kF32, false, ""});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("an ONNX model is made from an ONNX model"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "out"));
+}
+
+TEST(OnnxExporter, PartsOfAGraphMayStayAsTheyAre) {
+  const TemporaryFolder folder;
+  const auto source = open_onnx_graph(std::filesystem::path(NIBBLE_TEST_DATA) / "small.onnx");
+  const StoredTensor& tensor = source->get("/layers.0/up/MatMul");
+  OutputModel model{*source, {}, DType::kF32, false, ""};
+  model.tensors.push_back({tensor.name(), tensor.shape(), spec(4, 16), {}, DType::kF32, false});
+  const auto exporter = find_exporter("onnx").make(folder.path() / "out", false, model);
+  QuantizedMatrix q{.spec = spec(4, 16), .rows = 48, .cols = 32};
+  q.codes.assign(48 * 32, 8);
+  q.scales.assign(48 * 2, 0.25f);
+  exporter->write(0, 0, q);
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "out"));
+  exporter->finish();
+  const auto out = OnnxModel::open(folder.path() / "out" / "small.onnx");
+  const auto count = [&](const std::string& type) {
+    return std::count_if(out->graph().node().begin(), out->graph().node().end(),
+                         [&](const onnx::NodeProto& node) { return node.op_type() == type; });
+  };
+  EXPECT_EQ(count("MatMulNBits"), 1);
+  EXPECT_EQ(count("MatMul"), 4);
+  EXPECT_EQ(out->opset("com.microsoft"), 1);
+  size_t bytes = 0;
+  for (const auto& initializer : out->graph().initializer()) {
+    EXPECT_NE(initializer.name(), "up");  // nobody reads it any more
+    bytes += out->tensor(initializer).bytes.size();
+  }
+  EXPECT_EQ(exporter->bytes(), bytes);
+}
+
+}  // namespace
+}  // namespace nibble
