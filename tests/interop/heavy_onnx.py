@@ -36,9 +36,10 @@ def runtime_logits(folder):
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     feeds = {"input_ids": np.array([IDS]), "attention_mask": np.ones((1, len(IDS)), np.int64)}
+    decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
     for value in session.get_inputs():
         if value.name.startswith("past_key_values"):
-            feeds[value.name] = np.zeros([1, value.shape[1], 0, value.shape[3]], np.float32)
+            feeds[value.name] = np.zeros([1, decoder["num_key_value_heads"], 0, decoder["head_size"]], np.float32)
     return session.run(["logits"], feeds)[0][0]
 
 
