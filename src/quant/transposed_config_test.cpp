@@ -71,10 +71,7 @@ TEST(TransposedConfig, WritesWhatItReads) {
       EXPECT_EQ(back.exceptions[i].bits, config.exceptions[i].bits);
       EXPECT_EQ(back.exceptions[i].group, config.exceptions[i].group);
     }
-    EXPECT_TRUE(is_transposed_config(Json(to_json(config))));
   }
-  EXPECT_FALSE(is_transposed_config(Json::parse(R"({"quant_method": "compressed-tensors"})")));
-  EXPECT_FALSE(is_transposed_config(Json::parse("[]")));
 }
 
 TEST(TransposedConfig, RefusesWhatItCannotRunByName) {

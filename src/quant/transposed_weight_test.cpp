@@ -250,7 +250,9 @@ TEST(TransposedWeight, RefusesWhatContradictsItself) {
     for (const auto& [suffix, view] : stored.tensors) {
       Stored damaged = stored;
       damaged.tensors.erase(suffix);
-      if (suffix != "g_idx") EXPECT_THAT(complaint(damaged, format), StartsWith("m." + suffix)) << suffix;
+      if (suffix != "g_idx") {
+        EXPECT_THAT(complaint(damaged, format), StartsWith("m." + suffix)) << suffix;
+      }
       for (const size_t size : {size_t{0}, view.bytes.size() - 1}) {
         damaged.tensors[suffix] = view;
         const std::vector<std::byte> bytes(view.bytes.begin(), view.bytes.begin() + static_cast<ptrdiff_t>(size));
