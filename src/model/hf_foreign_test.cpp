@@ -70,8 +70,8 @@ INSTANTIATE_TEST_SUITE_P(Schemes, LlmCompressor,
                                          Case{"fp8-static", ActivationSpec::Mode::kStatic, false},
                                          Case{"fp8-dynamic", ActivationSpec::Mode::kDynamicPerToken, false},
                                          Case{"mixed-kv", ActivationSpec::Mode::kNone, true, 0.99}),
-                         [](const auto& info) {
-                           std::string name = info.param.name;
+                         [](const auto& test) {
+                           std::string name = test.param.name;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
