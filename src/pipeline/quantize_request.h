@@ -13,12 +13,12 @@ namespace nibble {
 
 // A partial QuantSpec: what somebody asked for. Unset fields come from the layer below (preset, then defaults).
 struct SpecChange {
-  std::optional<int> bits;
-  std::optional<size_t> group;  // columns; QuantSpec::kWholeRow = one scale for each output channel
-  std::optional<bool> per_tensor;
-  std::optional<bool> symmetric;
-  std::optional<bool> full_range;
-  std::optional<Grid> grid;
+  std::optional<int> bits{};
+  std::optional<size_t> group{};  // columns; QuantSpec::kWholeRow = one scale for each output channel
+  std::optional<bool> per_tensor{};
+  std::optional<bool> symmetric{};
+  std::optional<bool> full_range{};
+  std::optional<Grid> grid{};
 
   bool empty() const { return *this == SpecChange{}; }
   friend bool operator==(const SpecChange&, const SpecChange&) = default;
