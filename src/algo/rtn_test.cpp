@@ -47,7 +47,7 @@ TEST(EveryAlgorithm, EverySpecIsValidAndIndependentOfSlices) {
   const auto w = random_weights(rows * cols, 3);
   const std::pair<float, float> range = {*std::min_element(w.begin(), w.end()), *std::max_element(w.begin(), w.end())};
   for (const AlgorithmEntry& entry : algorithms()) {
-    if (!entry.make) continue;
+    if (!entry.make || entry.name == "kquant") continue;  // kquant makes GGUF's blocks alone: kquant_test.cpp
     const auto algorithm = make_algorithm(entry.name, {});
     size_t accepted = 0;
     for (const QuantSpec& asked : every_spec()) {
@@ -85,7 +85,7 @@ TEST(EveryAlgorithm, ReadsStridedRows) {
     dense.insert(dense.end(), wide.begin() + static_cast<ptrdiff_t>(r * stride),
                  wide.begin() + static_cast<ptrdiff_t>(r * stride + cols));
   for (const AlgorithmEntry& entry : algorithms()) {
-    if (!entry.make) continue;
+    if (!entry.make || entry.name == "kquant") continue;
     const auto algorithm = make_algorithm(entry.name, {});
     const QuantSpec spec = algorithm->spec_for({.bits = 4, .group = 16, .symmetric = false});
     EXPECT_TRUE(same(algorithm->quantize({{wide.data(), rows, cols, stride}, spec}),
