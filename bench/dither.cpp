@@ -53,7 +53,7 @@ void dither(const Options& o) {
   const auto source = Source::open(o.model);
   const ExporterEntry& format = find_exporter("fake");
   const QuantizePlan plan = make_convert_plan(*source, parse_float_dtype(o.dtype), format);
-  const auto exporter = format.make(o.out, o.force, output_model(*source, plan));
+  const auto exporter = format.make(o.out, o.force, output_model(*source, plan, format));
   size_t moved = 0;
   for (size_t t = 0; t < plan.tensors.size(); ++t) {
     const PlannedTensor& planned = plan.tensors[t];
