@@ -20,7 +20,7 @@ size_t stored_bytes(const OutputTensor& tensor) { return byte_size(tensor.dtype,
 
 // The folder in which both files lie, made in the staging folder.
 std::filesystem::path results_folder(const StagedOutput& output) {
-  const std::filesystem::path folder = output.path() / "saved_results";
+  std::filesystem::path folder = output.path() / "saved_results";
   std::error_code error;
   std::filesystem::create_directory(folder, error);
   if (error) throw io_error(cat("cannot create ", folder.string()), error.value());

@@ -157,7 +157,7 @@ std::shared_ptr<const OnnxModel> OnnxModel::open(const std::filesystem::path& pa
   const auto file = MappedFile::open(path);
   return with_context([&] { return path.string(); },
                       [&] {
-                        const auto model = std::shared_ptr<OnnxModel>(new OnnxModel);
+                        auto model = std::shared_ptr<OnnxModel>(new OnnxModel);
                         model->path_ = path;
                         model->folder_ = path.has_parent_path() ? path.parent_path() : ".";
                         model->mapped_ = true;
@@ -170,7 +170,7 @@ std::shared_ptr<const OnnxModel> OnnxModel::open(const std::filesystem::path& pa
 
 std::shared_ptr<const OnnxModel> OnnxModel::parse(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                                                   const std::filesystem::path& folder) {
-  const auto model = std::shared_ptr<OnnxModel>(new OnnxModel);
+  auto model = std::shared_ptr<OnnxModel>(new OnnxModel);
   model->folder_ = folder;
   model->bytes_ = bytes;
   model->owner_ = std::move(owner);

@@ -20,7 +20,7 @@ struct ZipMember {
 
 // The members in the directory's order. Throws Error(kUnsupported) for compressed or encrypted members and archives in
 // several parts, Error(kCorrupt) for a damaged archive: members outside of it, overlapping, or twice.
-std::vector<ZipMember> parse_zip(std::span<const std::byte> bytes);
+std::vector<ZipMember> parse_zip(std::span<const std::byte> archive);
 
 struct ZipSlot {
   std::string name;
