@@ -38,9 +38,10 @@ void check(const OutputTensor& tensor) {
   if (tensor.shape.size() != 2) refuse("GGUF's blocks are for matrices; keep it with --skip");
   const auto type = ggml_type_for(*tensor.spec, tensor.cols());
   if (!type)
-    refuse(cat("GGUF has no blocks for ", describe(*tensor.spec), " in rows of ", tensor.cols(),
-               " columns; symmetric integers in groups of a multiple of 32 have (Q4_0, Q5_0, Q8_0): try --group-size 32 "
-               "--sym, or quantize the original with --format gguf:TYPE"));
+    refuse(
+        cat("GGUF has no blocks for ", describe(*tensor.spec), " in rows of ", tensor.cols(),
+            " columns; symmetric integers in groups of a multiple of 32 have (Q4_0, Q5_0, Q8_0): try --group-size 32 "
+            "--sym, or quantize the original with --format gguf:TYPE"));
   if (tensor.cols() % info(*type).block != 0)
     refuse(
         cat("rows of ", tensor.cols(), " columns are no whole ", info(*type).name, " blocks of ", info(*type).block));
