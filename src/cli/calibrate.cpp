@@ -32,7 +32,7 @@ Imatrix statistics(const Options& o) {
     return all;
   }
   if (o.model.empty()) throw Error(ErrorKind::kUsage, "say which model to run, or give files to --merge");
-  const bool bf16 = o.compute.empty() ? kernels::find_bf16(kernels::active()) != nullptr
+  const bool bf16 = o.compute.empty() ? kernels::fast_bf16(kernels::active()) != nullptr
                                       : with_context([] { return "--compute"; },
                                                      [&] { return parse_calibration_compute(o.compute); });
   const auto source = Source::open(o.model);
@@ -81,7 +81,7 @@ void add_calibrate(CLI::App& app) {
   verb.add_option("--seqlen", o->calibration.seqlen, "tokens of a document (default 512)")->type_name("N");
   verb.add_option("--seed", o->calibration.seed, "of the sampled text (default 0)")->type_name("N");
   verb.add_option("--compute", o->compute,
-                  "fp32 or bf16: arithmetic (default bf16 where the CPU has such instructions)")
+                  "fp32 or bf16: arithmetic (default bf16 where the CPU has fast instructions for it)")
       ->type_name("NAME");
   verb.add_option("--merge", o->merge, "add up these files of statistics instead (llama.cpp's too)")
       ->type_name("FILE...")

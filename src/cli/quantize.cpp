@@ -239,7 +239,7 @@ void add_quantize(CLI::App& app) {
   verb.add_option("--seed", o->calibration.seed, "of the sampled text (default 0)")->type_name("N")->group(calibration);
   verb.add_option(
           "--compute", o->compute,
-          "fp32 or bf16: arithmetic of the calibration forward (default bf16 where the CPU has such instructions)")
+          "fp32 or bf16: arithmetic of the calibration forward (default bf16 where the CPU has fast instructions for it)")
       ->type_name("NAME")
       ->group(calibration);
   verb.add_flag("--no-true-sequential", o->no_true_sequential,

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/dtype.h"
@@ -12,6 +13,9 @@ using Shape = std::vector<size_t>;
 
 // Product of the extents (1 for a scalar); throws Error(kCorrupt) on overflow.
 size_t element_count(const Shape& shape);
+
+// "[2, 3]".
+std::string describe(const Shape& shape);
 
 // Row-major matrix, not owned. `stride` is in elements, >= cols.
 template <class T>

@@ -41,4 +41,10 @@ std::vector<std::byte> float_bytes(std::span<const float> values, DType dtype) {
                                      "; try --dtype ", f16 ? "bf16 or fp32" : "fp32"));
 }
 
+std::vector<std::byte> float_bytes(const QuantizedMatrix& quantized, DType dtype) {
+  std::vector<float> values(quantized.rows * quantized.cols);
+  dequantize(quantized, matrix(values.data(), quantized.rows, quantized.cols));
+  return float_bytes(values, dtype);
+}
+
 }  // namespace nibble

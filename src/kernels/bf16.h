@@ -41,6 +41,8 @@ struct Bf16Table {
 
 // The table of such instructions that goes with `table`; null where there are none or this CPU lacks them.
 const Bf16Table* find_bf16(const Table& table);
+// The same; null also where floats are faster on this CPU.
+const Bf16Table* fast_bf16(const Table& table);
 
 // y[t][r] = bias[r] + sum_c bf16(x[t][c]) * w[r][c] for r < y.cols; x is [tokens, depth], y is [tokens, rows]. `bias`
 // may be null. Each weight element is loaded once per call. Parallel over rows; every sum's order depends only on the

@@ -169,6 +169,11 @@ const Bf16Table* find_bf16(const Table& table) {
   return nullptr;
 }
 
+const Bf16Table* fast_bf16(const Table& table) {
+  const Bf16Table* const found = find_bf16(table);
+  return found != nullptr && found->fast() ? found : nullptr;
+}
+
 void gemm_bf16(const Table& table, const Bf16Table* units, MatrixView<const float> x, const Bf16Loader& w,
                const float* bias, MatrixView<float> y) {
   assert(x.rows == y.rows);
@@ -188,10 +193,7 @@ void gemm_bf16(const Table& table, const Bf16Table* units, MatrixView<const floa
 }
 
 void gemm_bf16(MatrixView<const float> x, const Bf16Loader& w, const float* bias, MatrixView<float> y) {
-  static const Bf16Table* const units = [] {
-    const Bf16Table* const found = find_bf16(active());
-    return found != nullptr && found->fast() ? found : nullptr;
-  }();
+  static const Bf16Table* const units = fast_bf16(active());
   gemm_bf16(active(), units, x, w, bias, y);
 }
 

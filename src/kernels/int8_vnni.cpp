@@ -69,9 +69,7 @@ void tile(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexce
     const size_t end = x.spans - s < spans_of_group ? x.spans : s + spans_of_group;
     if (w.zeros != nullptr)
       zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.zeros + g * kInt8Rows)));
-    __m512 partial[Tokens];
-    NIBBLE_UNROLL
-    for (size_t t = 0; t < Tokens; ++t) partial[t] = _mm512_setzero_ps();
+    const __m512 scale = load_floats(w.scales, w.scale_dtype, g);
     for (; s < end; ++s) {
       const size_t b = s * kSpan / kInt8Block;
       const uint8_t* const block = w.codes + b * int8_block_bytes(Bits);
@@ -101,13 +99,11 @@ void tile(const Int8Tile& w, const Int8Tokens& x, size_t first, float* y) noexce
         }
       }
       NIBBLE_UNROLL
-      for (size_t t = 0; t < Tokens; ++t)
-        partial[t] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), _mm512_set1_ps(token_scales[t * x.blocks + b]), partial[t]);
+      for (size_t t = 0; t < Tokens; ++t) {
+        const __m512 token_scale = _mm512_set1_ps(token_scales[t * x.blocks + b]);
+        totals[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots[t]), token_scale), scale, totals[t]);
+      }
     }
-    const __m512 scale = load_floats(w.scales, w.scale_dtype, g);
-    NIBBLE_UNROLL
-    for (size_t t = 0; t < Tokens; ++t) totals[t] = _mm512_fmadd_ps(partial[t], scale, totals[t]);
     if (w.mins != nullptr) {
       const __m512 min = load_floats(w.mins, w.scale_dtype, g);
       NIBBLE_UNROLL

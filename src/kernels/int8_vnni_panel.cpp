@@ -116,78 +116,36 @@ NIBBLE_INLINE void add_mins(const Int8Panel& w, const Int8Strip& x, size_t g, __
   }
 }
 
-// Groups of one span: the sums of the rows stay in registers.
+// Every span's sums are scaled at once and added to those of the rows, which stay in registers. To collect a longer
+// group first would save a product for each span and cost two trips to memory for each group.
 template <size_t Tokens, int Steps, bool Rest>
-void multiply_spans(const Int8Panel& w, const Int8Strip& x, float* y) noexcept {
+void multiply(const Int8Panel& w, const Int8Strip& x, float* y) noexcept {
+  const size_t spans_of_group = w.group / (4 * Steps);
   __m512 low[Tokens], high[Tokens];
   NIBBLE_UNROLL
   for (size_t t = 0; t < Tokens; ++t) low[t] = high[t] = _mm512_setzero_ps();
-  for (size_t s = 0; s < w.spans; ++s) {
-    __m512i low_dots[Tokens], high_dots[Tokens];
-    span_dots<Tokens, Steps, Rest>(w, x, s, s, low_dots, high_dots);
-    const float* const scales = x.scales + s * Steps / kInt8Steps * kStrip;
-    const __m512 low_scale = _mm512_load_ps(w.scales + s * kRows);
-    const __m512 high_scale = _mm512_load_ps(w.scales + s * kRows + kInt8Rows);
-    NIBBLE_UNROLL
-    for (size_t t = 0; t < Tokens; ++t) {
-      const __m512 scale = _mm512_set1_ps(scales[t]);
-      low[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(low_dots[t]), scale), low_scale, low[t]);
-      high[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(high_dots[t]), scale), high_scale, high[t]);
+  for (size_t s = 0, g = 0; s < w.spans; ++g) {
+    const size_t end = w.spans - s < spans_of_group ? w.spans : s + spans_of_group;
+    for (; s < end; ++s) {
+      __m512i low_dots[Tokens], high_dots[Tokens];
+      span_dots<Tokens, Steps, Rest>(w, x, s, g, low_dots, high_dots);
+      const float* const scales = x.scales + s * Steps / kInt8Steps * kStrip;
+      const __m512 low_scale = _mm512_load_ps(w.scales + g * kRows);
+      const __m512 high_scale = _mm512_load_ps(w.scales + g * kRows + kInt8Rows);
+      NIBBLE_UNROLL
+      for (size_t t = 0; t < Tokens; ++t) {
+        const __m512 scale = _mm512_set1_ps(scales[t]);
+        low[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(low_dots[t]), scale), low_scale, low[t]);
+        high[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(high_dots[t]), scale), high_scale, high[t]);
+      }
     }
-    if (w.has_mins) add_mins<Tokens>(w, x, s, low, high);
+    if (w.has_mins) add_mins<Tokens>(w, x, g, low, high);
   }
   NIBBLE_UNROLL
   for (size_t t = 0; t < Tokens; ++t) {
     _mm512_storeu_ps(y + t * kRows, low[t]);
     _mm512_storeu_ps(y + t * kRows + kInt8Rows, high[t]);
   }
-}
-
-// Longer groups: their sums are in registers, those of the rows in y.
-template <size_t Tokens, int Steps, bool Rest>
-void multiply_groups(const Int8Panel& w, const Int8Strip& x, float* y) noexcept {
-  const size_t spans_of_group = w.group / (4 * Steps);
-  for (size_t i = 0; i < Tokens * kRows; i += kInt8Rows) _mm512_storeu_ps(y + i, _mm512_setzero_ps());
-  for (size_t s = 0, g = 0; s < w.spans; ++g) {
-    const size_t end = w.spans - s < spans_of_group ? w.spans : s + spans_of_group;
-    __m512 low[Tokens], high[Tokens];
-    NIBBLE_UNROLL
-    for (size_t t = 0; t < Tokens; ++t) low[t] = high[t] = _mm512_setzero_ps();
-    for (; s < end; ++s) {
-      __m512i low_dots[Tokens], high_dots[Tokens];
-      span_dots<Tokens, Steps, Rest>(w, x, s, g, low_dots, high_dots);
-      const float* const scales = x.scales + s * Steps / kInt8Steps * kStrip;
-      NIBBLE_UNROLL
-      for (size_t t = 0; t < Tokens; ++t) {
-        const __m512 scale = _mm512_set1_ps(scales[t]);
-        low[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low_dots[t]), scale, low[t]);
-        high[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high_dots[t]), scale, high[t]);
-      }
-    }
-    // The compiler is not to keep y in registers: there are none left.
-    __asm__ volatile("" ::: "memory");
-    const __m512 low_scale = _mm512_load_ps(w.scales + g * kRows);
-    const __m512 high_scale = _mm512_load_ps(w.scales + g * kRows + kInt8Rows);
-    NIBBLE_UNROLL
-    for (size_t t = 0; t < Tokens; ++t) {
-      low[t] = _mm512_fmadd_ps(low[t], low_scale, _mm512_loadu_ps(y + t * kRows));
-      high[t] = _mm512_fmadd_ps(high[t], high_scale, _mm512_loadu_ps(y + t * kRows + kInt8Rows));
-    }
-    if (w.has_mins) add_mins<Tokens>(w, x, g, low, high);
-    NIBBLE_UNROLL
-    for (size_t t = 0; t < Tokens; ++t) {
-      _mm512_storeu_ps(y + t * kRows, low[t]);
-      _mm512_storeu_ps(y + t * kRows + kInt8Rows, high[t]);
-    }
-  }
-}
-
-template <size_t Tokens, int Steps, bool Rest>
-void multiply(const Int8Panel& w, const Int8Strip& x, float* y) noexcept {
-  if (w.group == 4 * Steps)
-    multiply_spans<Tokens, Steps, Rest>(w, x, y);
-  else
-    multiply_groups<Tokens, Steps, Rest>(w, x, y);
 }
 
 template <size_t Tokens>

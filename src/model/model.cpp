@@ -13,12 +13,6 @@
 namespace nibble {
 namespace {
 
-std::string text(const Shape& shape) {
-  std::string result;
-  for (const size_t extent : shape) result += cat(result.empty() ? "[" : ", ", extent);
-  return shape.empty() ? "[]" : result + "]";
-}
-
 // Loads modules by slot, checks them, and counts what it loaded.
 class Loader {
  public:
@@ -56,7 +50,7 @@ class Loader {
     const StoredTensor& tensor = source_.get(name);
     if (tensor.shape() != expected)
       throw Error(ErrorKind::kCorrupt, cat(source_.path().string(), ": tensor ", name, " has the shape ",
-                                           text(tensor.shape()), ", config.json asks for ", text(expected)));
+                                           describe(tensor.shape()), ", config.json asks for ", describe(expected)));
     done_ += tensor.bytes();
     return tensor;
   }

@@ -1,12 +1,9 @@
 #include "pipeline/plan.h"
 
 #include <algorithm>
-#include <limits>
 #include <set>
 
-#include "core/checked.h"
 #include "core/text.h"
-#include "core/threads.h"
 #include "export/gguf_scheme.h"
 #include "kernels/bf16.h"
 #include "kernels/kernels.h"
@@ -15,54 +12,15 @@
 #include "pipeline/effort.h"
 #include "pipeline/onnx_plan.h"
 #include "pipeline/plan_spec.h"
-#include "pipeline/requantize.h"
+#include "pipeline/planned_source.h"
 #include "pipeline/rules.h"
 #include "pipeline/statistics.h"
 #include "quant/ggml_blocks.h"
-#include "quant/input_collector.h"
 
 namespace nibble {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
-
-// A source that lost or bent a tensor must not become a model that only fails when it runs.
-void check_tensors(const Source& source, const ModelConfig& config) {
-  for (const TensorRule& rule : config.architecture->tensors) {
-    const bool in_block = rule.hf.find("{layer}") != std::string_view::npos;
-    if (rule.slot == Slot::kLmHead && config.tied_embeddings) continue;
-    const Shape shape = weight_shape(config, rule.slot);
-    for (size_t layer = 0; layer < (in_block ? config.layers : 1); ++layer) {
-      const StoredTensor& tensor =
-          source.get(tensor_name(rule.hf, in_block ? std::optional(layer) : std::nullopt, false));
-      if (tensor.shape() == shape) continue;
-      const auto text = [](const Shape& extents) {
-        std::vector<std::string> parts;
-        for (const size_t extent : extents) parts.push_back(cat(extent));
-        return cat("[", join(parts, ", "), "]");
-      };
-      throw Error(ErrorKind::kCorrupt, cat(source.path().string(), ": tensor ", tensor.name(), " is ",
-                                           text(tensor.shape()), ", but config.json makes it ", text(shape)));
-    }
-  }
-}
-
-// The type that most of the model's floats have.
-DType prevailing_dtype(const Source& source) {
-  std::map<DType, size_t> counts;
-  for (const auto& tensor : source.tensors())
-    if (is_float(tensor->dtype())) counts[tensor->dtype()] += element_count(tensor->shape());
-  DType best = DType::kF32;
-  size_t most = 0;
-  for (const auto& [dtype, count] : counts)
-    if (count > most) best = dtype, most = count;
-  return best == DType::kF64 ? DType::kF32 : best;
-}
-
-// What a tensor becomes when nothing quantizes it. Types that are not floats stay as they are.
-DType kept_dtype(const StoredTensor& tensor, std::optional<DType> wanted) {
-  return wanted && is_float(tensor.dtype()) ? *wanted : tensor.dtype();
-}
 
 bool from_gguf(const Source& source) { return source.kind().starts_with("gguf"); }
 
@@ -322,7 +280,7 @@ class Planner {
     const bool streamed = calibrated || prepares;
     if (streamed) plan_.calibration = request_.calibration.over({});
     if (streamed && !calibrated) plan_.calibration->samples = 0;
-    plan_.stream.bf16 = request_.bf16.value_or(kernels::find_bf16(kernels::active()) != nullptr);
+    plan_.stream.bf16 = request_.bf16.value_or(kernels::fast_bf16(kernels::active()) != nullptr);
     plan_.stream.true_sequential = request_.true_sequential;
     if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
     for (PlannedTensor& planned : plan_.tensors) {
@@ -398,115 +356,7 @@ class Planner {
   QuantizePlan plan_;
 };
 
-OutputTensor output_tensor(const PlannedTensor& planned, const ExporterEntry* format) {
-  OutputTensor tensor{planned.name, planned.source->shape(), planned.spec, planned.activations, planned.dtype, false,
-                      planned.role, planned.algorithm};
-  const bool blocks = format && format->blocks;
-  if (planned.action == PlannedTensor::Action::kMoveBlocks) {
-    tensor.spec = std::nullopt;
-    if (blocks) tensor.dtype = planned.source->block_type().value();
-  }
-  if (tensor.spec && is_block_type(tensor.spec->scale_dtype) && !blocks) tensor.spec->scale_dtype = DType::kF32;
-  if (planned.action == PlannedTensor::Action::kMoveCodes && tensor.rows() > 0)
-    tensor.grouped_columns = !planned.source->read_codes(0, 1).group_of.empty();
-  return tensor;
-}
-
-// What streaming the blocks takes: the mapped weights of one block, its quantized form, the widest Gram matrix (half of
-// cols^2 doubles; the half-size factor is made from it in place), a chunk of inputs on its way to it, one document's
-// activations, and all tokens' inputs of a stage up to the limit. A trainer has the block's weights twice in float, the
-// gradient and transposes of one linear, the residual stream of its documents twice and one document's activations.
-// With the float model's inputs, all that holds activations is there twice, and their products with the others take a
-// whole matrix of floats, first as sums, then as the correction made from them.
-size_t stream_bytes(const QuantizePlan& plan) {
-  size_t blocks = 0, source = 0, quantized = 0, widest = 0, rows = 0;
-  size_t elements = 0, largest = 0, narrowest = std::numeric_limits<size_t>::max(), trained = 0;
-  bool gram = false, both = false;
-  for (const PlannedTensor& planned : plan.tensors) {
-    if (!planned.calibrated || planned.role != TensorRole::kLinear) continue;
-    source += planned.bytes_before;
-    quantized += planned.bytes_after;
-    widest = std::max(widest, planned.source->cols());
-    rows = std::max(rows, planned.source->rows());
-    blocks += planned.name.ends_with(".o_proj.weight") ? 1 : 0;
-    const AlgorithmChain& chain = *plan.algorithms.find(planned.algorithm)->second;
-    gram |= chain.input_use() == InputUse::kFactor || !chain.equalizers().empty();
-    both |= chain.wants_float_inputs(*planned.spec);
-    elements += planned.source->rows() * planned.source->cols();
-    largest = std::max(largest, planned.source->rows() * planned.source->cols());
-    narrowest = std::min(narrowest, planned.source->cols());
-    for (const auto& trainer : chain.trainers()) trained = std::max(trained, trainer->documents());
-  }
-  blocks = std::max<size_t>(blocks, 1);
-  const size_t tokens = plan.calibration->samples * plan.calibration->seqlen;
-  trained = std::min(trained, plan.calibration->samples);
-  const size_t training =
-      trained == 0 ? 0
-                   : 8 * (elements / blocks) + 12 * largest +
-                         plan.calibration->seqlen * 4 * (2 * trained * narrowest + 12 * std::max(widest, rows));
-  const size_t kept = tokens * widest * (plan.stream.bf16 ? 2 : 4) * (both ? 2 : 1);
-  // Chunks have a document's tokens, up to kChunk; those of a leaf share a matrix in double.
-  const size_t chunks = plan.calibration->samples * ceil_div(plan.calibration->seqlen, InputCollector::kChunk);
-  const size_t waiting = waiting_matrices(ceil_div(chunks, InputCollector::kLeafChunks));
-  const size_t square = widest * (widest + 1);
-  const size_t grams = !gram || tokens == 0 ? 0 : (4 + 2 * waiting) * square + (both ? (8 + 4 * waiting) * square : 0);
-  return source / blocks + quantized / blocks + grams + 1200 * widest * (both ? 4 : 2) +
-         plan.calibration->seqlen * 4 * (4 * widest + 3 * rows) * (both ? 2 : 1) +
-         (kept <= plan.stream.activation_bytes ? kept : 0) + training;
-}
-
-// What sampling the calibration text takes: keys, values and logits of the texts that grow together
-// (self_calibration.h), and weights: a copy with one byte each of small models, else tables and two blocks of the
-// mapped file.
-size_t sampling_bytes(const QuantizePlan& plan) {
-  constexpr size_t kTexts = size_t{336} << 20;
-  constexpr size_t kCopied = size_t{256} << 20;  // parameters
-  if (plan.parameters <= kCopied) return kTexts + plan.parameters;
-  size_t tables = 0, linears = 0, blocks = 0;
-  for (const PlannedTensor& planned : plan.tensors) {
-    (planned.role == TensorRole::kLinear ? linears : tables) += planned.bytes_before;
-    blocks += planned.name.ends_with(".o_proj.weight") ? 1 : 0;
-  }
-  return kTexts + tables + 2 * linears / std::max<size_t>(blocks, 1);
-}
-
-size_t calibration_bytes(const QuantizePlan& plan) {
-  if (!plan.calibration) return 0;
-  return plan.calibration->from == "self" && plan.calibration->samples != 0
-             ? std::max(stream_bytes(plan), sampling_bytes(plan))
-             : stream_bytes(plan);
-}
-
-// Resident bytes besides the slices in flight: program, libraries, headers, tokenizer files being copied.
-constexpr size_t kBaseBytes = size_t{28} << 20;
-// Floats, dequantized floats, codes and what an algorithm needs of its own, for each element of a slice in flight.
-constexpr size_t kBytesPerElement = 24;
-
 }  // namespace
-
-void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
-  std::set<const StoredTensor*> counted;
-  std::map<std::string, size_t> notes;
-  size_t widest = 0;
-  for (PlannedTensor& planned : plan.tensors) {
-    const OutputTensor output = output_tensor(planned, format);
-    if (format) format->check(output);
-    if (format && format->note)
-      if (const std::string note = format->note(output); !note.empty()) ++notes[note];
-    if (counted.insert(planned.source).second) planned.bytes_before = planned.source->bytes();
-    planned.bytes_after = format         ? format->stored_bytes(output)
-                          : planned.spec ? ceil_div(stored_bits(*planned.spec, output.rows(), output.cols()), 8)
-                                         : byte_size(planned.dtype, element_count(output.shape));
-    plan.bytes_before += planned.bytes_before;
-    plan.bytes_after += planned.bytes_after;
-    const size_t zeros =
-        planned.spec && !planned.spec->symmetric ? output.rows() * planned.spec->groups(output.cols()) : 0;
-    widest = std::max(widest, slice_rows(output.cols()) * output.cols() * kBytesPerElement * thread_count() + zeros);
-  }
-  for (const auto& [note, count] : notes)
-    plan.warnings.push_back(cat(note, " (", count, count == 1 ? " tensor)" : " tensors)"));
-  plan.predicted_peak_bytes = kBaseBytes + widest + (format ? 0 : plan.bytes_after) + calibration_bytes(plan);
-}
 
 std::string PlannedTensor::module() const {
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
@@ -544,85 +394,6 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   if (format && !format->keeps_codes && activations)
     plan.warnings.push_back(cat("format ", format->name, " holds weights only: nothing will quantize the inputs"));
   return plan;
-}
-
-namespace {
-
-// Codes that the format cannot hold: rounded anew where that is allowed, or floats.
-void change_form(PlannedTensor& planned, const ExporterEntry& format, const std::string& obstacle, bool allowed) {
-  if (!allowed)
-    throw Error(ErrorKind::kUsage, cat(obstacle, "; with --allow-requantize, what ", format.name,
-                                       " cannot hold is rounded anew or dequantized"));
-  planned.fallback = obstacle;
-  if (const auto form = nearest_form(format, output_tensor(planned, &format))) {
-    planned.action = PlannedTensor::Action::kQuantize;
-    planned.spec = form->spec;
-    planned.activations = form->activations;
-    planned.algorithm = "search";
-    planned.reason = "quantized again";
-  } else {
-    planned.action = PlannedTensor::Action::kFloat;
-    planned.spec.reset();
-    planned.activations = {};
-    planned.reason = "dequantized";
-  }
-}
-
-}  // namespace
-
-QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype, const ExporterEntry& format,
-                               bool allow_requantize) {
-  const ModelConfig config = parse_config(source.config());
-  check_tensors(source, config);
-  QuantizePlan plan;
-  plan.dtype = dtype.value_or(prevailing_dtype(source));
-  plan.tied_embeddings = config.tied_embeddings;
-  plan.warnings = source.notes();
-  size_t requantized = 0;
-  for (const auto& tensor : source.tensors()) {
-    PlannedTensor planned;
-    planned.source = tensor.get();
-    planned.name = tensor->name();
-    planned.role = role_of(*config.architecture, tensor->name());
-    // GGUF's vectors are F32 whatever the matrices are: nothing is rounded on the way.
-    planned.dtype = kept_dtype(*tensor, format.blocks && tensor->shape().size() < 2 ? std::nullopt : dtype);
-    planned.reason = tensor->spec() ? "dequantized" : "as in the source";
-    if (planned.role == TensorRole::kEmbedding) plan.embedding = planned.name;
-    if (planned.role == TensorRole::kLmHead && plan.tied_embeddings) {
-      plan.warnings.push_back(cat(tensor->name(), " is left out: config.json ties it to the embedding"));
-      continue;
-    }
-    const bool keeps = format.keeps_codes && !(format.blocks && dtype);  // GGUF's float types are types like any other
-    if (keeps && tensor->block_type() && format.blocks) {
-      planned.action = PlannedTensor::Action::kMoveBlocks;
-      planned.spec = tensor->spec();
-      planned.reason = "blocks unchanged";
-    } else if (keeps && tensor->spec()) {
-      planned.action = PlannedTensor::Action::kMoveCodes;
-      planned.spec = tensor->spec();
-      planned.activations = tensor->activations();
-      planned.reason = "codes unchanged";
-      if (const auto why = obstacle(format, output_tensor(planned, &format)))
-        change_form(planned, format, *why, allow_requantize);
-    }
-    requantized += planned.action == PlannedTensor::Action::kQuantize ? 1 : 0;
-    plan.parameters += element_count(tensor->shape());
-    plan.tensors.push_back(std::move(planned));
-  }
-  if (requantized > 0) {
-    plan.algorithms["search"] = std::make_unique<const AlgorithmChain>("search", plan.settings);
-    plan.warnings.push_back(cat(requantized, " tensors are in a form that ", format.name,
-                                " cannot hold and are quantized again: errors add up; prefer the original model"));
-  }
-  add_sizes(plan, &format);
-  if (format.check_model != nullptr) format.check_model(output_model(source, plan, format));
-  return plan;
-}
-
-OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format) {
-  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding, plan.scheme, plan.accuracy_level};
-  for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned, &format));
-  return model;
 }
 
 }  // namespace nibble

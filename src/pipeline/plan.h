@@ -80,7 +80,8 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
 // format refuses, and warns of what it stores differently.
 void add_sizes(QuantizePlan& plan, const ExporterEntry* format);
 
-// The plan as exporters of `format` see it.
+// The same as exporters see them: a tensor of `format` (null: held in memory), and the whole plan.
+OutputTensor output_tensor(const PlannedTensor& planned, const ExporterEntry* format);
 OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format);
 
 // The "plan" object of the JSON result.

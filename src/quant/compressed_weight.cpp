@@ -15,12 +15,6 @@ namespace {
   throw Error(ErrorKind::kCorrupt, cat(module, ".", suffix, ": ", message));
 }
 
-std::string text(const Shape& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += cat(i == 0 ? "" : ", ", shape[i]);
-  return out + "]";
-}
-
 // One tensor of a module, refused unless it is as it should be.
 struct Reader {
   std::string_view module;
@@ -35,7 +29,7 @@ struct Reader {
   void expect(std::string_view suffix, const TensorView& view, const Shape& shape) const {
     if (view.shape != shape)
       corrupt(module, suffix,
-              cat("has shape ", text(view.shape), ", expected ", text(shape), "; config.json and the tensor disagree"));
+              cat("has shape ", describe(view.shape), ", expected ", describe(shape), "; config.json and the tensor disagree"));
     const size_t bytes = byte_size(view.dtype, element_count(shape));
     if (view.bytes.size() != bytes) corrupt(module, suffix, cat("has ", view.bytes.size(), " bytes, expected ", bytes));
   }
@@ -133,7 +127,7 @@ CompressedWeight CompressedWeight::open(std::string_view module, const QuantSpec
     if (spec.grid != Grid::kFP8 && spec.grid != Grid::kInt)
       corrupt(module, "weight_packed", cat("is missing; ", name(spec.grid), " codes are stored packed"));
     if (w.codes_.shape.size() != 2 || w.codes_.shape[0] == 0 || w.codes_.shape[1] == 0)
-      corrupt(module, codes_name, cat("has shape ", text(w.codes_.shape), ", expected a matrix"));
+      corrupt(module, codes_name, cat("has shape ", describe(w.codes_.shape), ", expected a matrix"));
     w.rows_ = w.codes_.shape[0];
     w.cols_ = w.codes_.shape[1];
     read.expect(codes_name, w.codes_, dtype, w.codes_.shape);

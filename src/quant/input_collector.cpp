@@ -133,7 +133,7 @@ void InputCollector::add_chunk(MatrixView<const float> x, const MatrixView<const
   if (chunks_ == kLeafChunks) close_leaf();
   const size_t cols = cols_, depth = x.rows;
   const bool gram = !sums_.gram.empty();
-  const kernels::Bf16Table* units = bf16_ ? kernels::find_bf16(kernels::active()) : nullptr;
+  const kernels::Bf16Table* units = bf16_ ? kernels::fast_bf16(kernels::active()) : nullptr;
   if (wanted && sums_.cross.empty()) sums_.cross.resize(cols * cols);
   // Of the inputs, then of their differences.
   static thread_local std::vector<float> float_storage;

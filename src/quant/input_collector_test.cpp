@@ -37,7 +37,7 @@ TEST(InputCollector, AgreesWithDoubleSums) {
         const std::vector<float> x = random_inputs(tokens * cols, cols + tokens);
         const InputStats stats = collect(x, cols, bf16, 700);
         ASSERT_EQ(stats.tokens, tokens);
-        const bool rounded = bf16 && kernels::find_bf16(kernels::active()) != nullptr;
+        const bool rounded = bf16 && kernels::fast_bf16(kernels::active()) != nullptr;
         const auto value = [&](size_t t, size_t c) {
           const float v = x[t * cols + c];
           return static_cast<double>(rounded ? bf16_to_f32(f32_to_bf16(v)) : v);

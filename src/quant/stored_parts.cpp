@@ -49,10 +49,4 @@ std::vector<float> StoredParts::floats(std::string_view suffix) const {
   return values;
 }
 
-std::string describe(const Shape& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += cat(i == 0 ? "" : ", ", shape[i]);
-  return text + "]";
-}
-
 }  // namespace nibble

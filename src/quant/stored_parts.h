@@ -23,7 +23,4 @@ struct StoredParts {
   [[noreturn]] void corrupt(std::string_view suffix, const std::string& message) const;
 };
 
-// "[2, 3]".
-std::string describe(const Shape& shape);
-
 }  // namespace nibble

@@ -21,12 +21,6 @@ constexpr std::array<size_t, kNibbles> kAwqOrder = {0, 2, 4, 6, 1, 3, 5, 7};
   throw Error(ErrorKind::kCorrupt, cat(module, ".", suffix, ": ", message));
 }
 
-std::string text(const Shape& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += cat(i == 0 ? "" : ", ", shape[i]);
-  return out + "]";
-}
-
 uint32_t load_word(const TensorView& view, size_t index) {
   uint32_t value = 0;
   std::memcpy(&value, view.bytes.data() + index * sizeof value, sizeof value);
@@ -58,14 +52,14 @@ struct Reader {
   const TensorView& matrix(std::string_view suffix) const {
     const TensorView& view = get(suffix);
     if (view.shape.size() != 2 || view.shape[0] == 0 || view.shape[1] == 0)
-      corrupt(module, suffix, cat("has shape ", text(view.shape), ", expected a matrix"));
+      corrupt(module, suffix, cat("has shape ", describe(view.shape), ", expected a matrix"));
     expect(suffix, view, view.shape);
     return view;
   }
   void expect(std::string_view suffix, const TensorView& view, const Shape& shape) const {
     if (view.shape != shape)
       corrupt(module, suffix,
-              cat("has shape ", text(view.shape), ", expected ", text(shape), "; config.json and the tensor disagree"));
+              cat("has shape ", describe(view.shape), ", expected ", describe(shape), "; config.json and the tensor disagree"));
     const size_t bytes = with_context([&] { return cat(module, ".", suffix); },
                                       [&] { return byte_size(view.dtype, element_count(shape)); });
     if (view.bytes.size() != bytes) corrupt(module, suffix, cat("has ", view.bytes.size(), " bytes, expected ", bytes));
