@@ -67,7 +67,7 @@ def gptqmodel(o):
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with its own choice for 2 cores, 1, it crashes at load
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
-    model = GPTQModel.load(str(o.model), QuantizeConfig(bits=o.bits, group_size=o.group, sym=not o.asym, desc_act=False), device="cpu", dtype=torch.float32)
+    model = GPTQModel.load(str(o.model), QuantizeConfig(bits=o.bits, group_size=o.group, sym=not o.asym, desc_act=False, offload_to_disk=False), device="cpu", dtype=torch.float32)
     ids = windows(o.model, o.calib, o.samples, o.seqlen)
     model.quantize([{"input_ids": torch.tensor([x]), "attention_mask": torch.ones(1, len(x), dtype=torch.long)} for x in ids], batch_size=1)
 
