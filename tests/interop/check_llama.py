@@ -17,7 +17,7 @@ from nibble import expect, run, scratch
 
 PROMPT = [(37 * i + 11) % 250 + 3 for i in range(24)]
 STEPS = 12
-EXACT, HALVES, ROUNDED = 1e-9, 1e-5, 1e-4
+FLOATS, ROUNDED = 1e-5, 1e-4  # KL divergence in nats; float32 arithmetic in another order, activations of 8 bits
 
 
 def tokenizer():
@@ -83,8 +83,8 @@ def main():
                 regret = float((ours.max(1) - ours[np.arange(STEPS), tokens]).max())
                 worst[title] = (divergence, regret)
             print(f"check_llama: {kind}:", ", ".join(f"{t}: KLD {d:.1e}, regret {r:.3f}" for t, (d, r) in worst.items()), flush=True)
-            expect(worst["as F32"][0] < EXACT, kind, "its weights give other logits:", worst)
-            limit = EXACT if kind in ("F32",) else HALVES if kind in ("F16", "BF16") else ROUNDED
+            expect(worst["as F32"][0] < FLOATS, kind, "its weights give other logits:", worst)
+            limit = FLOATS if kind in ("F32", "F16", "BF16") else ROUNDED
             expect(worst["itself"][0] < limit, kind, "differs:", worst)
 
 

@@ -39,6 +39,6 @@ def nibble_logits(path, folder, *flags):
 
 
 def agreement(ours, theirs):
-    """The lowest cosine of all positions, and the share of positions with the same most likely token."""
-    cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
-    return float(cosine.min()), float((ours.argmax(1) == theirs.argmax(1)).mean())
+    """The cosine of all logits, and the share of positions with the same most likely token."""
+    cosine = (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs)
+    return float(cosine), float((ours.argmax(1) == theirs.argmax(1)).mean())

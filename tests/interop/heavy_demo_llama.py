@@ -22,7 +22,7 @@ def main():
             run("quantize", demo.model(), "-o", out, "--format", f"gguf:{kind}")
             ours, theirs = demo.nibble_logits(out, folder), llama_engine.logits(out, demo.ids())
             cosine, same = demo.agreement(ours, theirs)
-            text = f"heavy_demo_llama: {kind}: lowest cosine {cosine:.6f}, same best token at {same:.1%}"
+            text = f"heavy_demo_llama: {kind}: cosine {cosine:.6f}, same best token at {same:.1%}"
             least = BOUNDS.get(kind, ROUNDED)
             if kind not in BOUNDS:
                 run("convert", out, "-o", floats, "--format", "gguf:F32")
