@@ -31,7 +31,7 @@ class Models:
         self.work.mkdir(parents=True, exist_ok=True)
 
     def nibble(self, *arguments):
-        return json.loads(output([self.options.nibble, *arguments, "--threads", 2, "--quiet", "--json", "-"]))
+        return json.loads(output([self.options.nibble, *arguments, "--quiet", "--json", "-"]))
 
     def base(self, padded):
         """An F32 GGUF file and its importance matrix."""
@@ -54,13 +54,15 @@ class Models:
         mine, other = self.work / f"nibble-{kind}.gguf", self.work / f"llama-{kind}.gguf"
         ours = theirs = None
         for _ in range(self.options.repeat):  # the least of several, taken in turns
-            seconds = self.nibble("quantize", base, "-o", mine, "--format", f"gguf:{kind}", "--stats", stats, "--force")["cpu_seconds"]
+            seconds = self.nibble("quantize", base, "-o", mine, "--format", f"gguf:{kind}", "--stats", stats, "--threads", 2,
+                                  "--force")["cpu_seconds"]
             ours = min(seconds, ours or seconds)
             seconds = json.loads(output([self.options.llama, HERE / "llama_worker.py", "quantize", base, other, kind, stats]))["cpu_seconds"]
             theirs = min(seconds, theirs or seconds)
         row = []
         for file in (mine, other):
-            found = self.nibble("eval", file, "--ref", base, "--text", self.options.text, "--ctx", 512, "--chunks", self.options.chunks)
+            found = self.nibble("eval", file, "--ref", base, "--text", self.options.text, "--ctx", 512, "--chunks", self.options.chunks,
+                                "--compute", self.options.compute, "--threads", self.options.threads)
             row.append((found["bytes"], found["kld"]["mean"], found["top1"]))
             file.unlink()
         return row, ours, theirs
@@ -76,6 +78,8 @@ def main():
     parser.add_argument("--types", default=",".join(PLAIN + PADDED))
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--chunks", type=int, default=12)
+    parser.add_argument("--compute", default="fp32", help="of the evaluation")
+    parser.add_argument("--threads", type=int, default=2, help="of the evaluation; quantizing has 2")
     parser.add_argument("--repeat", type=int, default=2)
     models = Models(parser.parse_args())
     print("| type | MB | KLD nibble | KLD llama.cpp | top-1 nibble | top-1 llama.cpp | CPU s nibble | CPU s llama.cpp |\n|---|---|---|---|---|---|---|---|")
