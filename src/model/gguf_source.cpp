@@ -1,9 +1,11 @@
 #include "model/gguf_source.h"
 
 #include <algorithm>
+#include <fstream>
 #include <mutex>
 
 #include "core/mapped_file.h"
+#include "core/text.h"
 #include "model/config.h"
 #include "model/gguf_config.h"
 #include "model/gguf_tokenizer.h"
@@ -168,6 +170,15 @@ class GgufSource final : public Source {
 
 std::unique_ptr<Source> make_gguf_source(std::shared_ptr<const Gguf> gguf, const std::filesystem::path& path) {
   return std::make_unique<GgufSource>(std::move(gguf), path, /*mapped=*/false);
+}
+
+bool is_gguf(const std::filesystem::path& path) {
+  if (lower(path.extension().string()) == ".gguf") return true;
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
+  char magic[4] = {};
+  std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+  return std::string_view(magic, sizeof magic) == "GGUF";
 }
 
 std::unique_ptr<Source> open_gguf_source(const std::filesystem::path& file) {

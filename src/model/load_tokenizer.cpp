@@ -1,6 +1,7 @@
 #include "model/load_tokenizer.h"
 
 #include "core/files.h"
+#include "model/gguf_source.h"
 #include "model/gguf_tokenizer.h"
 
 namespace nibble {
@@ -55,7 +56,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
   if (!fs::exists(model, ignored)) throw Error(ErrorKind::kUsage, cat(model.string(), ": no such file or folder"));
   if (model.extension() == ".json") return load_json(model);
   if (model.extension() == ".model") return load_sentencepiece(model);
-  if (model.extension() == ".gguf") return load_gguf(model);
+  if (is_gguf(model)) return load_gguf(model);
   throw Error(ErrorKind::kUsage,
               cat(model.string(), ": is not a model folder, a .gguf, a tokenizer.json or a tokenizer.model"));
 }
@@ -66,7 +67,7 @@ std::unique_ptr<Tokenizer> find_tokenizer(const fs::path& path) {
   if (fs::is_directory(model, ignored)) {
     if (!fs::exists(model / "tokenizer.json", ignored) && !fs::exists(model / "tokenizer.model", ignored))
       return nullptr;
-  } else if (model.extension() == ".gguf" && !has_tokenizer(*Gguf::open(model))) {
+  } else if (is_gguf(model) && !has_tokenizer(*Gguf::open(model))) {
     return nullptr;
   }
   return load_tokenizer(model);

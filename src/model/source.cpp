@@ -1,6 +1,5 @@
 #include "model/source.h"
 
-#include "core/text.h"
 #include "model/gguf_source.h"
 #include "model/hf_source.h"
 #include "model/onnx_open.h"
@@ -57,8 +56,7 @@ std::unique_ptr<Source> Source::open(const std::filesystem::path& path) {
   if (!std::filesystem::exists(status)) throw Error(ErrorKind::kIo, cat(path.string(), ": no such file or folder"));
   if (is_onnx(path)) return open_onnx_decoder(path);
   if (std::filesystem::is_directory(status)) return open_hf_source(path);
-  const std::string extension = lower(path.extension().string());
-  if (extension == ".gguf") return open_gguf_source(path);
+  if (is_gguf(path)) return open_gguf_source(path);
   throw Error(ErrorKind::kUnsupported, cat(path.string(),
                                            ": not a model that nibble reads; expected a folder with config.json and "
                                            "safetensors or pytorch_model.bin, a .gguf or an .onnx file"));

@@ -65,8 +65,13 @@ class Formats : public testing::Test {
 TEST_F(Formats, SeveralFormatsHoldTheSameCodes) {
   for (const bool symmetric : {true, false}) {
     request_.change = {.bits = 4, .group = 32, .symmetric = symmetric};
-    quantize("all", "hf,gptq,gptq:v2,awq");
+    quantize("all", symmetric ? "hf,gptq,gptq:v2,awq,gguf" : "hf,gptq,gptq:v2,awq");
     const auto hf = Source::open(folder_ / "all/hf");
+    if (symmetric) {  // a file without an ending is known by how it begins
+      const auto gguf = Source::open(folder_ / "all/gguf");
+      EXPECT_EQ(gguf->get("model.layers.0.mlp.up_proj.weight").type_name(), "Q4_0");
+      for (const auto& tensor : hf->tensors()) EXPECT_EQ(values(*tensor), values(gguf->get(tensor->name())));
+    }
     for (const char* name : {"gptq", "gptq:v2", "awq"})
       expect_same_codes(*hf, *Source::open(folder_ / "all" / name), cat(name, " ", symmetric, " "));
     EXPECT_EQ(read_json_file(folder_ / "all/gptq/config.json")["quantization_config"]["checkpoint_format"],
