@@ -25,6 +25,7 @@ constexpr const char* kExamples =
     "64\n"
     "  nibble quantize model/ -o model.gguf --format gguf:Q4_K_M --stats imatrix.gguf\n"
     "  nibble quantize model.onnx -o out --format onnx --bits 4 --group-size 32 --asym\n"
+    "  nibble quantize model.onnx -o out --format onnx --scheme W8A8-static --smoothquant 0.5\n"
     "  nibble quantize model/ --scheme NF4 --dry-run\n";
 
 struct Options {
@@ -32,9 +33,9 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, stats, compute, memory, smoothquant;
+  std::string calib_bos, stats, compute, memory, smoothquant, act, act_observer;
   CalibrationChange calibration;
-  std::optional<int> bits;
+  std::optional<int> bits, act_bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
        no_fallback = false, no_last_matmul = false, dry_run = false;
   int accuracy_level = 0;
@@ -71,6 +72,9 @@ QuantizeRequest request_of(const Options& o) {
   if (o.sym) request.change.symmetric = true;
   if (o.asym) request.change.symmetric = false;
   if (o.full_range) request.change.full_range = true;
+  if (!o.act.empty()) flag("--act", [&] { request.change.act = parse_activation_mode(o.act); });
+  if (o.act_bits) request.change.act_bits = o.act_bits;
+  if (!o.act_observer.empty()) flag("--act-observer", [&] { request.observer = parse_observer(o.act_observer); });
   if (!o.grid.empty()) flag("--grid", [&] { request.change.grid = parse_grid(o.grid); });
   if (!o.lm_head.empty()) flag("--lm-head", [&] { request.lm_head = parse_table(o.lm_head); });
   if (!o.embedding.empty()) flag("--embedding", [&] { request.embedding = parse_table(o.embedding); });
@@ -176,6 +180,15 @@ void add_quantize(CLI::App& app) {
   verb.add_flag("--full-range", o->full_range, "symmetric grid that uses its lowest code too (signed scales)")
       ->group(what);
   verb.add_option("--grid", o->grid, "int, nf4, fp4 or fp8")->type_name("NAME")->group(what);
+  verb.add_option("--act", o->act,
+                  "how inputs of products are quantized: none, dynamic (ranges found while running), or static (ranges "
+                  "from calibration)")
+      ->type_name("NAME")
+      ->group(what);
+  verb.add_option("--act-bits", o->act_bits, "bits of quantized inputs, 2 to 8 (default 8)")
+      ->check(CLI::Range(2, 8))
+      ->type_name("N")
+      ->group(what);
   verb.add_option("--lm-head", o->lm_head, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
   verb.add_option("--embedding", o->embedding, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
   verb.add_option("--skip", o->skip, "leave modules alone whose name starts with a match; repeatable")
@@ -244,6 +257,11 @@ void add_quantize(CLI::App& app) {
       ->group(calibration);
   verb.add_flag("--no-true-sequential", o->no_true_sequential,
                 "take a layer's inputs from the block's float weights instead of its layers quantized so far")
+      ->group(calibration);
+  verb.add_option("--act-observer", o->act_observer,
+                  "range of static inputs: minmax (default), percentile[:P] (P % of the values, default 99.99), or "
+                  "entropy (least divergence)")
+      ->type_name("NAME")
       ->group(calibration);
   verb.add_option("--memory", o->memory,
                   "for activations, such as 1G (default 128Mi); beyond it they go to a file in OUT.partial")

@@ -74,6 +74,7 @@ struct ExporterEntry {
   bool quantizes_head = false;  // lm_head is quantized like the linears unless asked otherwise
   // What the user may not expect of how a tensor is stored, or "". May be null.
   std::string (*note)(const OutputTensor& tensor) = nullptr;
+  bool asymmetric_inputs = false;  // static ranges of inputs get a zero point
 };
 
 // check() of every tensor, then check_model().

@@ -78,12 +78,17 @@ std::string row(const ExporterEntry& format) {
     }
     return "no";
   };
+  std::string inputs;
+  for (const auto& [mode, word] : {std::pair(ActivationSpec::Mode::kDynamicPerToken, "dynamic"),
+                                   std::pair(ActivationSpec::Mode::kStatic, "static")})
+    if (mark([&](OutputTensor& tensor) { tensor.activations.mode = mode; }) == std::string("yes"))
+      inputs += cat(inputs.empty() ? "" : " ", word);
+  if (inputs.empty()) inputs = "no";
   const auto table = [](std::string tensor_name, TensorRole role) {
     return [=](OutputTensor& tensor) { tensor.name = tensor_name, tensor.role = role; };
   };
   return cat("| `", format.name, "` | ", bits(true), " | ", bits(false), " | ", list(groups), " | ", list(grids), " | ",
-             mark([](OutputTensor& tensor) { tensor.activations.mode = ActivationSpec::Mode::kDynamicPerToken; }),
-             " | ", mark([](OutputTensor& tensor) { tensor.grouped_columns = true; }), " | ",
+             inputs, " | ", mark([](OutputTensor& tensor) { tensor.grouped_columns = true; }), " | ",
              mark(table("model.embed_tokens.weight", TensorRole::kEmbedding)), " | ",
              mark(table("lm_head.weight", TensorRole::kLmHead)), " |\n");
 }

@@ -10,13 +10,6 @@ namespace {
 // Largest blocks that ONNX Runtime's CPU kernels take.
 constexpr size_t kMostProduct = 256, kMostTable = 128;
 
-void set_int(onnx::NodeProto& node, const char* name, size_t value) {
-  onnx::AttributeProto& attribute = *node.add_attribute();
-  attribute.set_name(name);
-  attribute.set_type(2);
-  attribute.set_i(static_cast<int64_t>(value));
-}
-
 class PackedForm final : public OnnxForm {
  public:
   PackedForm(const OnnxWeight& weight, const QuantSpec& spec, size_t block, int accuracy_level)
@@ -38,7 +31,7 @@ class PackedForm final : public OnnxForm {
                       layout_.zero_bytes(rows_, dtype_)});
   }
 
-  std::pair<std::string, int64_t> needs_opset() const override { return {"com.microsoft", 1}; }
+  std::vector<std::pair<std::string, int64_t>> needs_opsets() const override { return {{"com.microsoft", 1}}; }
 
   void write(size_t first_row, const QuantizedMatrix& q, const Sink& sink) override {
     sink(0, layout_.codes_bytes(first_row), onnx_codes(q, layout_));
@@ -46,8 +39,7 @@ class PackedForm final : public OnnxForm {
     if (layout_.zeros) sink(2, layout_.zero_bytes(first_row, dtype_), onnx_zeros(q, layout_));
   }
 
-  std::vector<onnx::NodeProto> replace(const onnx::NodeProto& node, std::span<const std::string> names,
-                                       bool) const override {
+  OnnxReplacement replace(const onnx::NodeProto& node, std::span<const std::string> names) const override {
     onnx::NodeProto packed;
     packed.set_name(node.name());
     packed.set_domain("com.microsoft");
@@ -58,22 +50,21 @@ class PackedForm final : public OnnxForm {
       packed.set_op_type("GatherBlockQuantized");
       for (const std::string* input : {&names[0], &node.input(1), &names[1]}) packed.add_input(*input);
       if (!zeros.empty()) packed.add_input(zeros);
-      set_int(packed, "gather_axis", 0);
-      set_int(packed, "quantize_axis", 1);
+      set_onnx_int(packed, "gather_axis", 0);
+      set_onnx_int(packed, "quantize_axis", 1);
     } else {
       packed.set_op_type("MatMulNBits");
       for (const std::string* input : {&node.input(0), &names[0], &names[1]}) packed.add_input(*input);
-      // Of Gemm, C is the bias; what is absent at the end is left out.
-      const bool bias = node.op_type() == "Gemm" && node.input_size() > 2 && !node.input(2).empty();
-      if (!zeros.empty() || bias) packed.add_input(zeros);
-      if (bias) packed.add_input(none), packed.add_input(node.input(2));
-      set_int(packed, "K", layout_.cols);
-      set_int(packed, "N", rows_);
+      const std::string bias = onnx_bias(node);  // what is absent at the end is left out
+      if (!zeros.empty() || !bias.empty()) packed.add_input(zeros);
+      if (!bias.empty()) packed.add_input(none), packed.add_input(bias);
+      set_onnx_int(packed, "K", layout_.cols);
+      set_onnx_int(packed, "N", rows_);
     }
-    set_int(packed, "bits", static_cast<size_t>(layout_.bits));
-    set_int(packed, "block_size", layout_.block);
-    if (accuracy_level_ > 0 && !table_) set_int(packed, "accuracy_level", static_cast<size_t>(accuracy_level_));
-    return {packed};
+    set_onnx_int(packed, "bits", static_cast<size_t>(layout_.bits));
+    set_onnx_int(packed, "block_size", layout_.block);
+    if (accuracy_level_ > 0 && !table_) set_onnx_int(packed, "accuracy_level", static_cast<size_t>(accuracy_level_));
+    return {{packed}, {}};
   }
 
  private:
@@ -89,6 +80,7 @@ std::optional<size_t> product_block(const OutputTensor& tensor) { return onnx_bl
 
 size_t stored_bytes(const OutputTensor& tensor) {
   if (!tensor.spec) return byte_size(tensor.dtype, element_count(tensor.shape));
+  if (quantizes_inputs(tensor)) return onnx_integer_bytes(*tensor.spec, tensor.rows(), tensor.cols(), /*qdq=*/false);
   const auto block = product_block(tensor);
   if (!block) return byte_size(tensor.spec->scale_dtype, element_count(tensor.shape));
   const OnnxBlocks layout(*tensor.spec, *block, tensor.cols(), /*padded=*/true);
@@ -97,14 +89,18 @@ size_t stored_bytes(const OutputTensor& tensor) {
 }
 
 std::string note(const OutputTensor& tensor) {
-  if (!tensor.spec || product_block(tensor)) return "";
+  if (tensor.spec && tensor.activations.mode == ActivationSpec::Mode::kDynamicPerToken)
+    return "DynamicQuantizeLinear rounds inputs to uint8 with one range for all tokens of a run, not one for each";
+  if (!tensor.spec || quantizes_inputs(tensor) || product_block(tensor)) return "";
   return cat("no ONNX operator holds ", describe(*tensor.spec),
              ": dequantized floats are stored (2, 4 or 8 bits in groups of 16 to 256 columns stay packed)");
 }
 
 }  // namespace
 
-std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxWeight& weight, const QuantSpec& spec, int accuracy_level) {
+std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxQuantized& quantized) {
+  const auto& [weight, spec, activations, accuracy_level] = quantized;
+  if (activations.mode != ActivationSpec::Mode::kNone) return onnx_integer_form(quantized, /*qdq=*/false);
   const auto block = onnx_block(spec, weight.op == OnnxWeight::Op::kGather ? kMostTable : kMostProduct);
   // A table's rows are not padded, and its operator takes whole bytes.
   const bool whole_bytes =
@@ -117,7 +113,7 @@ std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxWeight& weight, const Quant
 extern const ExporterEntry exporter_onnx;
 const ExporterEntry exporter_onnx = {
     .name = "onnx",
-    .summary = "ONNX graph with packed weights (MatMulNBits), from an ONNX model",
+    .summary = "ONNX graph with packed weights (MatMulNBits; MatMulInteger with quantized inputs), from an ONNX model",
     .folder = true,
     .keeps_codes = true,
     .check = check_onnx,
@@ -126,6 +122,7 @@ const ExporterEntry exporter_onnx = {
                OutputModel model) { return make_onnx_exporter(out, force, std::move(model), onnx_packed_form); },
     .quantizes_head = true,
     .note = note,
+    .asymmetric_inputs = true,
 };
 
 }  // namespace nibble

@@ -7,6 +7,7 @@
 
 #include "core/files.h"
 #include "export/onnx_form.h"
+#include "export/onnx_splice.h"
 #include "formats/onnx_writer.h"
 #include "model/onnx_source.h"
 
@@ -85,18 +86,11 @@ class OnnxExporter final : public Exporter {
     onnx::GraphProto& graph = *proto.mutable_graph();
     std::map<std::string, size_t, std::less<>> slot_of;
     for (const auto& [initializer, slot] : plan_.vectors) slot_of.emplace(initializer->name(), slot);
-    std::set<std::string> maybe_unused;
-    std::map<int, std::vector<onnx::NodeProto>> replaced;
-    for (const auto& [weight, entry] : plan_.weights)
-      add_weight(*weight, *entry, graph, slot_of, replaced, maybe_unused);
-    google::protobuf::RepeatedPtrField<onnx::NodeProto> nodes;
-    for (int i = 0; i < graph.node_size(); ++i) {
-      if (const auto found = replaced.find(i); found != replaced.end())
-        for (const onnx::NodeProto& node : found->second) *nodes.Add() = node;
-      else
-        nodes.Add()->Swap(graph.mutable_node(i));
-    }
-    graph.mutable_node()->Swap(&nodes);
+    std::set<std::string> maybe_unused, added;
+    for (const auto& [weight, entry] : plan_.weights) added.insert(entry->names.begin(), entry->names.end());
+    OnnxSplice splice(source_.index(), std::move(added));
+    for (const auto& [weight, entry] : plan_.weights) add_weight(*weight, *entry, graph, slot_of, splice, maybe_unused);
+    plan_.bytes += splice.apply(graph);
     remove_unused(graph, maybe_unused);
     for (const auto& [domain, version] : plan_.opsets) import(proto, domain, version);
     writer_.finish(proto, slot_of, source_.model());
@@ -114,6 +108,7 @@ class OnnxExporter final : public Exporter {
     std::vector<std::string> names;  // of the parts
     std::atomic<size_t> rows_left{0};
     QuantSpec spec;
+    ActivationSpec activations;
     std::string first_tensor;
   };
 
@@ -155,14 +150,18 @@ class OnnxExporter final : public Exporter {
       std::unique_ptr<Weight>& entry = weights[&weight];
       if (!entry) {
         entry = std::make_unique<Weight>();
-        entry->form = make_form(weight, *tensor.spec, level);
+        entry->form = make_form({weight, *tensor.spec, tensor.activations, level});
         entry->spec = *tensor.spec;
+        entry->activations = tensor.activations;
         entry->first_tensor = tensor.name;
       } else if (!(entry->spec == *tensor.spec)) {
         throw Error(ErrorKind::kUsage,
                     cat(tensor.name, " (", describe(*tensor.spec), ") and ", entry->first_tensor, " (",
                         describe(entry->spec), ") are one weight of the graph: quantize them alike"));
       }
+      if (entry->activations != tensor.activations)
+        throw Error(ErrorKind::kUsage, cat(tensor.name, " and ", entry->first_tensor,
+                                           " are one weight of the graph: quantize their inputs alike"));
       entry->rows_left += tensor.rows();
     }
 
@@ -193,9 +192,10 @@ class OnnxExporter final : public Exporter {
         bytes += part.bytes;
       }
       for (const std::string& name : entry.names) taken.insert(name);
-      const auto [domain, version] = entry.form->needs_opset();
-      int64_t& wanted = opsets[domain];
-      wanted = std::max(wanted, version);
+      for (const auto& [domain, version] : entry.form->needs_opsets()) {
+        int64_t& wanted = opsets[domain];
+        wanted = std::max(wanted, version);
+      }
     }
 
     std::map<const OnnxWeight*, std::unique_ptr<Weight>> weights;
@@ -206,8 +206,8 @@ class OnnxExporter final : public Exporter {
   };
 
   static void add_weight(const OnnxWeight& weight, const Weight& entry, onnx::GraphProto& graph,
-                         std::map<std::string, size_t, std::less<>>& slot_of,
-                         std::map<int, std::vector<onnx::NodeProto>>& replaced, std::set<std::string>& maybe_unused) {
+                         std::map<std::string, size_t, std::less<>>& slot_of, OnnxSplice& splice,
+                         std::set<std::string>& maybe_unused) {
     for (size_t i = 0; i < entry.names.size(); ++i) {
       const OnnxForm::Part& part = entry.form->parts()[i];
       onnx::TensorProto& tensor = *graph.add_initializer();
@@ -216,13 +216,11 @@ class OnnxExporter final : public Exporter {
       for (const size_t extent : part.shape) tensor.add_dims(static_cast<int64_t>(extent));
       slot_of.emplace(entry.names[i], entry.first_slot + i);
     }
-    bool first = true;
     for (const int i : weight.nodes) {
       const onnx::NodeProto& node = graph.node(i);
       for (int k = weight.op == OnnxWeight::Op::kGather ? 0 : 1; k < node.input_size(); ++k)
         maybe_unused.insert(node.input(k));
-      replaced[i] = entry.form->replace(node, entry.names, first);
-      first = false;
+      splice.replace(i, entry.form->replace(node, entry.names));
     }
   }
 
@@ -243,14 +241,38 @@ class OnnxExporter final : public Exporter {
 
 }  // namespace
 
+std::string onnx_bias(const onnx::NodeProto& node) {
+  const int input = node.op_type() == "Gemm" ? 2 : node.op_type() == "MatMulNBits" ? 5 : -1;
+  return input >= 0 && input < node.input_size() ? node.input(input) : "";
+}
+
+void set_onnx_int(onnx::NodeProto& node, const char* name, size_t value) {
+  onnx::AttributeProto& attribute = *node.add_attribute();
+  attribute.set_name(name);
+  attribute.set_type(2);
+  attribute.set_i(static_cast<int64_t>(value));
+}
+
 std::unique_ptr<Exporter> make_onnx_exporter(const std::filesystem::path& out, bool force, OutputModel model,
                                              OnnxFormMaker make_form) {
   return std::make_unique<OnnxExporter>(out, force, std::move(model), make_form);
 }
 
 void check_onnx(const OutputTensor& tensor) {
-  if (tensor.spec && tensor.activations.mode != ActivationSpec::Mode::kNone)
-    throw Error(ErrorKind::kUsage, cat(tensor.name, ": ONNX outputs quantize weights only; use a weight-only scheme"));
+  if (quantizes_inputs(tensor)) {
+    const QuantSpec& spec = *tensor.spec;
+    const ActivationSpec& inputs = tensor.activations;
+    if (spec.grid != Grid::kInt || inputs.grid != Grid::kInt || spec.bits != 8 || inputs.bits != 8 || spec.mins)
+      throw Error(ErrorKind::kUsage,
+                  cat(tensor.name, ": ONNX multiplies 8-bit integers by 8-bit integers with integer zero points, not ",
+                      describe(spec),
+                      "; use --bits 8 --act-bits 8, or weights alone with --act none (--accuracy-level "
+                      "4 then lets ONNX Runtime round inputs)"));
+    if (!spec.per_tensor && spec.groups(tensor.cols()) > 1)
+      throw Error(ErrorKind::kUsage,
+                  cat(tensor.name, ": ONNX's products of integers have one scale for each output, not groups of ",
+                      spec.group, "; use --group-size 0"));
+  }
   if (tensor.spec && tensor.grouped_columns)
     throw Error(ErrorKind::kUsage, cat(tensor.name,
                                        ": its columns are reordered (act-order), which ONNX Runtime computes wrongly; "

@@ -29,14 +29,13 @@ class FloatForm final : public OnnxForm {
       sink(0, (c * weight_.rows + first_row) * element_, std::span(bytes).subspan(c * strip, strip));
   }
 
-  std::vector<onnx::NodeProto> replace(const onnx::NodeProto& node, std::span<const std::string> names,
-                                       bool) const override {
+  OnnxReplacement replace(const onnx::NodeProto& node, std::span<const std::string> names) const override {
     onnx::NodeProto changed = node;
     changed.set_input(node.op_type() == "Gather" ? 0 : 1, names[0]);
     if (node.op_type() == "Gemm") set_transposed(changed, !transposed_);
     if (node.op_type() == "MatMul" && !transposed_)
       throw Error(ErrorKind::kUnsupported, cat("node ", onnx_node_name(node), " shares its weight with a Gemm"));
-    return {changed};
+    return {{changed}, {}};
   }
 
  private:

@@ -13,13 +13,6 @@ bool holds(const QuantSpec& spec) {
   return spec.grid == Grid::kInt && !spec.mins && (spec.bits == 4 || spec.bits == 8);
 }
 
-void set_int(onnx::NodeProto& node, const char* name, size_t value) {
-  onnx::AttributeProto& attribute = *node.add_attribute();
-  attribute.set_name(name);
-  attribute.set_type(2);
-  attribute.set_i(static_cast<int64_t>(value));
-}
-
 // Codes in the order that the node reads: [K, N] for MatMul, where the blocks lie along axis 0, else [N, K]. Symmetric
 // codes are signed and have no zero points. Specification: DequantizeLinear-21 of ONNX.
 class QdqForm final : public OnnxForm {
@@ -41,8 +34,8 @@ class QdqForm final : public OnnxForm {
   }
 
   // Blocks and 4-bit types came with opset 21.
-  std::pair<std::string, int64_t> needs_opset() const override {
-    return {"", blocked_ || spec_.bits == 4 || spec_.scale_dtype != DType::kF32 ? 21 : 13};
+  std::vector<std::pair<std::string, int64_t>> needs_opsets() const override {
+    return {{"", blocked_ || spec_.bits == 4 || spec_.scale_dtype != DType::kF32 ? 21 : 13}};
   }
 
   void write(size_t first_row, const QuantizedMatrix& q, const Sink&) override {
@@ -74,32 +67,27 @@ class QdqForm final : public OnnxForm {
     zeros_ = {};
   }
 
-  std::vector<onnx::NodeProto> replace(const onnx::NodeProto& node, std::span<const std::string> names,
-                                       bool first) const override {
-    std::vector<onnx::NodeProto> nodes;
-    const std::string floats = names[0] + "_dequantized";
-    if (first) {
-      onnx::NodeProto& dequantize = nodes.emplace_back();
-      dequantize.set_op_type("DequantizeLinear");
-      dequantize.set_name(floats);
-      for (const std::string& name : names) dequantize.add_input(name);
-      dequantize.add_output(floats);
-      const bool along_first = transposed_ == blocked_;  // blocks lie along the inputs, single scales along the outputs
-      set_int(dequantize, "axis", along_first ? 0 : 1);
-      if (blocked_) set_int(dequantize, "block_size", spec_.group);
-    }
+  OnnxReplacement replace(const onnx::NodeProto& node, std::span<const std::string> names) const override {
+    const std::string floats = onnx_new(names[0] + "_dequantized");
+    onnx::NodeProto dequantize;
+    dequantize.set_op_type("DequantizeLinear");
+    dequantize.set_name(floats);
+    for (const std::string& name : names) dequantize.add_input(name);
+    dequantize.add_output(floats);
+    const bool along_first = transposed_ == blocked_;  // blocks lie along the inputs, single scales along the outputs
+    set_onnx_int(dequantize, "axis", along_first ? 0 : 1);
+    if (blocked_) set_onnx_int(dequantize, "block_size", spec_.group);
     onnx::NodeProto changed = node;
     changed.set_input(node.op_type() == "Gather" ? 0 : 1, floats);
     if (node.op_type() == "Gemm") {
       bool found = false;
       for (onnx::AttributeProto& attribute : *changed.mutable_attribute())
         if (attribute.name() == "transB") attribute.set_i(transposed_ ? 0 : 1), found = true;
-      if (!found && !transposed_) set_int(changed, "transB", 1);
+      if (!found && !transposed_) set_onnx_int(changed, "transB", 1);
     } else if (node.op_type() == "MatMul" && !transposed_) {
       throw Error(ErrorKind::kUnsupported, cat("node ", onnx_node_name(node), " shares its weight with a Gemm"));
     }
-    nodes.push_back(changed);
-    return nodes;
+    return {{dequantize, changed}, {}};
   }
 
  private:
@@ -125,11 +113,20 @@ class QdqForm final : public OnnxForm {
 size_t stored_bytes(const OutputTensor& tensor) {
   if (!tensor.spec) return byte_size(tensor.dtype, element_count(tensor.shape));
   const QuantSpec& spec = *tensor.spec;
+  if (quantizes_inputs(tensor)) return onnx_integer_bytes(spec, tensor.rows(), tensor.cols(), /*qdq=*/true);
   if (!holds(spec)) return byte_size(spec.scale_dtype, element_count(tensor.shape));
   const size_t groups = tensor.rows() * (spec.per_tensor ? 1 : spec.groups(tensor.cols()));
   const auto bits = static_cast<size_t>(spec.bits);
   return ceil_div(tensor.rows() * tensor.cols() * bits, 8) + byte_size(spec.scale_dtype, groups) +
          (spec.symmetric ? 0 : ceil_div(groups * bits, 8));
+}
+
+void check(const OutputTensor& tensor) {
+  check_onnx(tensor);
+  if (tensor.spec && tensor.activations.mode == ActivationSpec::Mode::kDynamicPerToken)
+    throw Error(ErrorKind::kUsage, cat(tensor.name,
+                                       ": QuantizeLinear and DequantizeLinear have no dynamic ranges; use --format "
+                                       "onnx, or --act static"));
 }
 
 std::string note(const OutputTensor& tensor) {
@@ -140,7 +137,9 @@ std::string note(const OutputTensor& tensor) {
 
 }  // namespace
 
-std::unique_ptr<OnnxForm> onnx_qdq_form(const OnnxWeight& weight, const QuantSpec& spec, int) {
+std::unique_ptr<OnnxForm> onnx_qdq_form(const OnnxQuantized& quantized) {
+  const auto& [weight, spec, activations, accuracy_level] = quantized;
+  if (activations.mode != ActivationSpec::Mode::kNone) return onnx_integer_form(quantized, /*qdq=*/true);
   if (!holds(spec)) return onnx_float_form(weight, spec);
   return std::make_unique<QdqForm>(weight, spec);
 }
@@ -151,12 +150,13 @@ const ExporterEntry exporter_onnx_qdq = {
     .summary = "ONNX graph with DequantizeLinear nodes (opset 21), from an ONNX model",
     .folder = true,
     .keeps_codes = true,
-    .check = check_onnx,
+    .check = check,
     .stored_bytes = stored_bytes,
     .make = [](const std::filesystem::path& out, bool force,
                OutputModel model) { return make_onnx_exporter(out, force, std::move(model), onnx_qdq_form); },
     .quantizes_head = true,
     .note = note,
+    .asymmetric_inputs = true,
 };
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 #include "pipeline/folds.h"
 #include "pipeline/stage_rounding.h"
 #include "pipeline/stage_runner.h"
+#include "quant/activation_observer.h"
 #include "quant/input_collector.h"
 #include "quant/token_store.h"
 
@@ -33,6 +34,14 @@ bool equalizer_wants_gram(const BlockStage& stage, const QuantizePlan& plan) {
   const AlgorithmChain* chain = preparing_chain(stage, plan);
   return chain && std::any_of(chain->equalizers().begin(), chain->equalizers().end(),
                               [](const auto& equalizer) { return equalizer->needs_factor(); });
+}
+
+bool static_inputs(const BlockStage& stage, const QuantizePlan& plan) {
+  return std::any_of(stage.linears.begin(), stage.linears.end(), [&](const std::string& linear) {
+    const PlannedTensor* planned = plan.find(linear);
+    return planned && planned->action == PlannedTensor::Action::kQuantize &&
+           planned->activations.mode == ActivationSpec::Mode::kStatic;
+  });
 }
 
 bool wants_float_inputs(const QuantizePlan& plan) {
@@ -94,6 +103,7 @@ class Stream {
       tensors.weights.merge(block.weights);
       tensors.vectors.merge(block.vectors);
       tensors.measures.merge(block.measures);
+      tensors.inputs.merge(block.inputs);
     }
     return tensors;
   }
@@ -216,7 +226,9 @@ class Stream {
     for (size_t s = 0; s < stages.size(); ++s) {
       std::optional<InputCollector> collector;
       if (options_.true_sequential) collector.emplace(stages[s].cols, wants_gram(stages[s], plan_), options_.bf16);
-      run_documents(s, run, float_run.get(), collector ? &*collector : nullptr,
+      std::optional<ActivationObserver> observer;
+      if (static_inputs(stages[s], plan_)) observer.emplace(options_.observer);
+      run_documents(s, run, float_run.get(), collector ? &*collector : nullptr, observer ? &*observer : nullptr,
                     folds.column_factors(stages[s].linears.front()));
       report(s, 0.5, stages[s].linears.front());
       InputStats own = collector ? collector->finish() : std::move(stats[s]);
@@ -225,24 +237,30 @@ class Stream {
         const auto weight = finished.weights.find(stages[s].linears[l]);
         if (weight == finished.weights.end()) continue;
         WeightMatrix quantized(weight->second);
-        quantized.activations = plan_.find(weight->first)->activations;
+        const PlannedTensor& planned = *plan_.find(weight->first);
+        quantized.activations = planned.activations;
+        if (planned.activations.mode == ActivationSpec::Mode::kStatic) {
+          quantized.activations = observer->chosen(planned.activations, planned.spec->scale_dtype);
+          finished.inputs[weight->first] = quantized.activations;
+        }
         quantized.bf16_products = options_.bf16;
         block.replace(s, l, std::move(quantized));
       }
       block.release();  // what is still to come is read again
     }
-    run_documents(stages.size(), run, float_run.get(), nullptr, {});
+    run_documents(stages.size(), run, float_run.get(), nullptr, nullptr, {});
   }
 
   // All documents to the inputs of stage s. `factors`: what its columns were divided by, empty for nothing: the float
   // model's inputs are as if they were too.
   void run_documents(size_t s, BlockRun& run, BlockRun* float_run, InputCollector* collector,
-                     std::span<const float> factors) {
+                     ActivationObserver* observer, std::span<const float> factors) {
     std::vector<float> wanted;
     for (size_t d = 0; d < documents_.size(); ++d) {
       check_interrupted();
       report(s, 0.5 * static_cast<double>(d) / static_cast<double>(documents_.size()), "calibration tokens");
       const MatrixView<const float> x = run.runner.run(s, d);
+      if (observer) observer->add(x);
       if (!float_run) {
         if (collector) collector->add(x);
         continue;

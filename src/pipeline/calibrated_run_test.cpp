@@ -239,6 +239,87 @@ TEST_F(CalibratedRun, SinqNeedsNoTokens) {
   EXPECT_THAT(error_text([&] { run("out", "gptq"); }), testing::HasSubstr("--samples"));
 }
 
+// Of the first linears' inputs, which no quantized linear comes before.
+std::pair<float, float> first_inputs(const Source& source, const std::vector<std::vector<TokenId>>& documents) {
+  const auto blocks = open_blocks(source, false);
+  const auto block = blocks->load(0);
+  std::pair<float, float> range{0, 0};
+  for (const auto& tokens : documents) {
+    std::vector<float> hidden(tokens.size() * 64), x(hidden.size());
+    blocks->embed(tokens, matrix(hidden.data(), tokens.size(), 64));
+    block->begin(matrix(hidden.data(), tokens.size(), 64), matrix(x.data(), tokens.size(), 64));
+    const auto [low, high] = std::minmax_element(x.begin(), x.end());
+    range = {std::min(range.first, *low), std::max(range.second, *high)};
+  }
+  return range;
+}
+
+TEST_F(CalibratedRun, StaticInputsGetTheRangesThatWereSeen) {
+  request_.scheme = "W8A8-static";
+  request_.change = {};
+  run("out", "rtn");
+  const auto written = Source::open(folder_ / "out");
+  const auto [low, high] = first_inputs(*source_, random_documents(4, 40, 3));
+  for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
+    const ActivationSpec inputs = written->get(cat("model.layers.0.self_attn.", name, ".weight")).activations();
+    EXPECT_EQ(inputs.mode, ActivationSpec::Mode::kStatic);
+    EXPECT_FLOAT_EQ(inputs.scale, std::max(-low, high) / 127);
+  }
+  // The function survives: 8 bits are many for random weights.
+  const std::vector<TokenId> tokens = random_documents(4, 40, 3).front();
+  const std::vector<float> want = logits_of(*source_, tokens), got = logits_of(*written, tokens);
+  double most = 0, worst = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    most = std::max(most, std::abs(static_cast<double>(want[i])));
+    worst = std::max(worst, std::abs(static_cast<double>(want[i] - got[i])));
+  }
+  EXPECT_LT(worst, 0.05 * most);
+  EXPECT_EQ(logits_of(*source_, tokens, quantize_on_load(*source_, request_)), got);
+  // Ranges of finished blocks survive a stop.
+  StopAt stop("block 2/2");
+  EXPECT_EQ(error_kind([&] { run("resumed", "rtn", {}, stop); }), ErrorKind::kInterrupted);
+  request_.observer = ObserverOptions{.kind = ObserverOptions::Kind::kEntropy};
+  EXPECT_THAT(error_text([&] { run("resumed", "rtn", {.resume = true}); }), testing::HasSubstr("other options"));
+  request_.observer.reset();
+  run("resumed", "rtn", {.resume = true});
+  EXPECT_EQ(bytes("resumed"), bytes("out"));
+}
+
+TEST_F(CalibratedRun, ObserversCutOutliers) {
+  request_.scheme = "W8A8-static";
+  request_.change = {};
+  const auto scale = [&](const char* out, const char* observer) {
+    request_.observer = parse_observer(observer);
+    run(out, "rtn");
+    return Source::open(folder_ / out)->get("model.layers.1.mlp.down_proj.weight").activations().scale;
+  };
+  const float all = scale("all", "minmax"), most = scale("most", "percentile:99");
+  EXPECT_LT(most, 0.9f * all);
+  EXPECT_GT(most, 0);
+  EXPECT_LE(scale("entropy", "entropy"), all * 1.0001f);
+  request_.scheme = "W8A8";
+  EXPECT_THAT(error_text([&] { run("no", "rtn"); }), testing::HasSubstr("add --act static"));
+}
+
+TEST_F(CalibratedRun, ActivationsAreAskedForByFlagsAndRules) {
+  request_.change.bits = 8;
+  request_.change.group = QuantSpec::kWholeRow;
+  request_.change.act = ActivationSpec::Mode::kStatic;
+  request_.rules = {parse_rule(".*down_proj:act=none"), parse_rule(".*o_proj:act=dynamic")};
+  run("out", "smoothquant,rtn");
+  const auto written = Source::open(folder_ / "out");
+  const auto mode = [&](const char* name) {
+    return written->get(cat("model.layers.0.", name, ".weight")).activations().mode;
+  };
+  EXPECT_EQ(mode("mlp.up_proj"), ActivationSpec::Mode::kStatic);
+  EXPECT_EQ(mode("mlp.down_proj"), ActivationSpec::Mode::kNone);
+  EXPECT_EQ(mode("self_attn.o_proj"), ActivationSpec::Mode::kDynamicPerToken);
+  request_.change.act.reset();
+  request_.rules.clear();
+  request_.change.act_bits = 6;
+  EXPECT_THAT(error_text([&] { run("no", "gptq"); }), testing::HasSubstr("--act dynamic"));
+}
+
 // GPTAQ's term: the float model's documents run beside the others.
 TEST_F(CalibratedRun, FloatInputsRunBesideTheOthers) {
   request_.change.bits = 3;

@@ -10,6 +10,7 @@ namespace nibble {
 namespace {
 
 constexpr const char* kMeasures = "measures";
+constexpr const char* kInputs = "inputs";
 
 OrderedJson to_json(const LayerMeasure& measure) {
   return {{"signal", measure.signal},
@@ -55,9 +56,11 @@ void save_block(const FinishedBlock& block, const std::filesystem::path& path) {
   }
   OrderedJson measures = OrderedJson::object();
   for (const auto& [name, measure] : block.measures) measures[name] = to_json(measure);
+  OrderedJson inputs = OrderedJson::object();
+  for (const auto& [name, input] : block.inputs) inputs[name] = {input.scale, input.zero};
   std::filesystem::path unfinished = path;
   unfinished += ".unfinished";
-  SafeTensorsWriter writer(unfinished, std::move(slots), {{kMeasures, measures.dump()}});
+  SafeTensorsWriter writer(unfinished, std::move(slots), {{kMeasures, measures.dump()}, {kInputs, inputs.dump()}});
   for (size_t i = 0; i < contents.size(); ++i) writer.write(i, 0, contents[i]);
   writer.finish();
   std::error_code failed;
@@ -72,6 +75,17 @@ FinishedBlock load_block(const std::filesystem::path& path, const QuantizePlan& 
   if (metadata == file.metadata.end()) throw Error(ErrorKind::kCorrupt, cat(path.string(), ": no measures"));
   const Json measures = parse_json(metadata->second, path.string());
   for (const auto& [name, measure] : measures.items()) block.measures[name] = measure_from(measure);
+  if (const auto found = file.metadata.find(kInputs); found != file.metadata.end()) {
+    const Json inputs = parse_json(found->second, path.string());
+    for (const auto& [name, input] : inputs.items()) {
+      const PlannedTensor* planned = plan.find(name);
+      if (!planned || input.size() != 2 || !input[0].is_number() || !input[1].is_number_integer())
+        throw Error(ErrorKind::kCorrupt, cat(path.string(), ": the inputs of ", name, " do not fit the plan"));
+      ActivationSpec& spec = block.inputs[name] = planned->activations;
+      spec.scale = input[0].get<float>();
+      spec.zero = input[1].get<int>();
+    }
+  }
   for (const SafeTensor& tensor : file.tensors) {
     const size_t colon = tensor.name.rfind(':');
     if (colon == std::string::npos) {

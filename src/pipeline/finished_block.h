@@ -23,6 +23,7 @@ struct FinishedBlock {
   std::map<std::string, PackedMatrix, std::less<>> weights;        // by tensor name
   std::map<std::string, std::vector<float>, std::less<>> vectors;  // norms and biases that took factors
   std::map<std::string, LayerMeasure, std::less<>> measures;       // by tensor name
+  std::map<std::string, ActivationSpec, std::less<>> inputs;       // static ones, by tensor name of the linear
 };
 
 // `path` appears whole or not at all. Throws Error(kIo).

@@ -56,7 +56,8 @@ LoadOptions quantize_on_load(const Source& source, const QuantizeRequest& reques
       if (planned.source != &tensor || planned.action != PlannedTensor::Action::kQuantize) continue;
       if (planned.calibrated) {
         WeightMatrix weight(calibrated->weights.find(planned.name)->second);
-        weight.activations = planned.activations;
+        const auto inputs = calibrated->inputs.find(planned.name);
+        weight.activations = inputs == calibrated->inputs.end() ? planned.activations : inputs->second;
         return weight;
       }
       return with_context([&] { return planned.name; },

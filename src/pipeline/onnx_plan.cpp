@@ -18,8 +18,17 @@ bool stays_onnx(const std::vector<const ExporterEntry*>& formats) {
                      [](const ExporterEntry* format) { return format->name.starts_with("onnx"); });
 }
 
+// Does anything ask for ranges of inputs that calibration finds?
+bool static_inputs(const QuantizeRequest& request) {
+  constexpr auto kStatic = ActivationSpec::Mode::kStatic;
+  const auto choice = linear_choice(request, DType::kF32);
+  return (choice && choice->activations.mode == kStatic) ||
+         std::any_of(request.rules.begin(), request.rules.end(),
+                     [&](const Rule& rule) { return rule.change.act == kStatic; });
+}
+
 bool needs_decoder(const QuantizeRequest& request) {
-  if (request.smoothquant || !request.calibration.empty()) return true;
+  if (request.smoothquant || !request.calibration.empty() || static_inputs(request)) return true;
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
   std::set<std::string> names = {complete.algorithm.value_or("rtn")};

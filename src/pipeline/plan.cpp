@@ -130,7 +130,12 @@ class Planner {
     if (!choice)
       return keep(planned,
                   planned.role == TensorRole::kLinear ? "no scheme for linears" : cat(name(planned.role), " kept"));
-    if (planned.role == TensorRole::kEmbedding || planned.role == TensorRole::kLmHead) choice->activations = {};
+    const bool like_linears =
+        planned.role == TensorRole::kLmHead && !request_.lm_head && format_ && format_->quantizes_head;
+    if (planned.role == TensorRole::kEmbedding || (planned.role == TensorRole::kLmHead && !like_linears))
+      choice->activations = {};
+    if (choice->activations.mode == ActivationSpec::Mode::kStatic && format_ && format_->asymmetric_inputs)
+      choice->activations.symmetric = false;
     const FittedGroup fitted =
         with_context([&] { return planned.name; },
                      [&] { return fit_group(*choice, planned.source->cols(), request_.allow_fallback); });
@@ -238,7 +243,7 @@ class Planner {
     if (inputs_needed)
       throw Error(
           ErrorKind::kUsage,
-          "--stats holds mean squares, but an algorithm used here needs more of a linear's inputs; use --calib");
+          "--stats holds mean squares, but an algorithm or --act static needs more of a linear's inputs; use --calib");
     with_context([] { return "--stats"; },
                  [&] { plan_.importance = importance_of(read_imatrix(*request_.stats), source_); });
     size_t without = 0, used = 0;
@@ -254,9 +259,23 @@ class Planner {
       plan_.warnings.push_back(cat("--stats says nothing of ", without, " of the tensors quantized here"));
   }
 
+  // Ranges are found for inputs that calibration sees, no others.
+  void drop_unseen_ranges() {
+    for (PlannedTensor& planned : plan_.tensors) {
+      if (planned.action != PlannedTensor::Action::kQuantize || in_stream(planned) ||
+          planned.activations.mode != ActivationSpec::Mode::kStatic)
+        continue;
+      planned.activations = {};
+      planned.fallback +=
+          cat(planned.fallback.empty() ? "" : "; ", "calibration does not see its inputs: weights only");
+      plan_.warnings.push_back(cat(planned.module(), ": calibration does not see its inputs, which stay float"));
+    }
+  }
+
   void choose_calibration() {
+    drop_unseen_ranges();
     const bool asked = !request_.calibration.empty();
-    bool needed = false, used = false, prepares = false, both = false;
+    bool needed = false, used = false, prepares = false, both = false, fixed = false;
     for (const PlannedTensor& planned : plan_.tensors) {
       if (!in_stream(planned)) continue;
       const AlgorithmChain& own = chain(planned.algorithm);
@@ -264,7 +283,11 @@ class Planner {
       used |= own.input_use() != InputUse::kNone;
       prepares |= own.prepares();
       both |= own.wants_float_inputs(*planned.spec);
+      fixed |= planned.activations.mode == ActivationSpec::Mode::kStatic;
     }
+    needed |= fixed;
+    if (request_.observer && !fixed)
+      throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
     if (both && !request_.true_sequential)
       throw Error(ErrorKind::kUsage,
                   "gptq.alpha compares the float model's inputs with those behind quantized linears: leave out "
@@ -282,6 +305,7 @@ class Planner {
     if (streamed && !calibrated) plan_.calibration->samples = 0;
     plan_.stream.bf16 = request_.bf16.value_or(kernels::fast_bf16(kernels::active()) != nullptr);
     plan_.stream.true_sequential = request_.true_sequential;
+    plan_.stream.observer = request_.observer.value_or(ObserverOptions{});
     if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
     for (PlannedTensor& planned : plan_.tensors) {
       if (planned.action != PlannedTensor::Action::kQuantize) continue;

@@ -37,6 +37,23 @@ void apply_change(const SpecChange& change, SpecChoice& choice) {
   }
 }
 
+// After what a scheme or a dictionary says.
+void apply_activations(const SpecChange& change, SpecChoice& choice) {
+  ActivationSpec& activations = choice.activations;
+  if (change.act && *change.act == ActivationSpec::Mode::kNone) activations = {};
+  if (change.act && *change.act != ActivationSpec::Mode::kNone) {
+    if (activations.mode == ActivationSpec::Mode::kNone && choice.spec.grid == Grid::kFP8)
+      activations.grid = Grid::kFP8;
+    activations.mode = *change.act;
+  }
+  if (!change.act_bits) return;
+  if (activations.mode == ActivationSpec::Mode::kNone)
+    throw Error(ErrorKind::kUsage, "--act-bits is for quantized activations: add --act dynamic or --act static");
+  if (activations.grid != Grid::kInt && *change.act_bits != 8)
+    throw Error(ErrorKind::kUsage, cat("--act-bits ", *change.act_bits, ": ", name(activations.grid), " has 8 bits"));
+  activations.bits = *change.act_bits;
+}
+
 // Largest power of two that divides `cols`.
 size_t power_of_two_divisor(size_t cols) { return cols & (~cols + 1); }
 
@@ -55,6 +72,7 @@ std::optional<SpecChoice> linear_choice(const QuantizeRequest& request, DType sc
   choice.spec.scale_dtype = scale_dtype;
   apply_change(request.change, choice);
   if (request.activations) choice.activations = *request.activations;
+  apply_activations(request.change, choice);
   choice.spec.validate();
   return choice;
 }
@@ -77,6 +95,7 @@ SpecChoice apply_rule(const Rule& rule, const std::optional<SpecChoice>& base, D
   with_context([&] { return choice.reason; },
                [&] {
                  apply_change(rule.change, choice);
+                 apply_activations(rule.change, choice);
                  choice.spec.validate();
                });
   return choice;

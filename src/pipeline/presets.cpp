@@ -10,7 +10,7 @@ namespace nibble {
 namespace {
 
 constexpr size_t kRow = QuantSpec::kWholeRow;
-constexpr auto kDynamic = ActivationSpec::Mode::kDynamicPerToken;
+constexpr auto kDynamic = ActivationSpec::Mode::kDynamicPerToken, kStatic = ActivationSpec::Mode::kStatic;
 
 struct Row {
   std::string_view name;
@@ -34,6 +34,7 @@ constexpr std::array kPresets = {
     Row{"NF4", "", 4, 64, true, Grid::kNF4, {}},
     Row{"FP8", "", 8, kRow, true, Grid::kFP8, {kDynamic, 8, true, Grid::kFP8}},
     Row{"W8A8", "", 8, kRow, true, Grid::kInt, {kDynamic, 8, true, Grid::kInt}},
+    Row{"W8A8-static", "", 8, kRow, true, Grid::kInt, {kStatic, 8, true, Grid::kInt}},
     Row{"a8w4dq", "8da4w w4a8", 4, 32, true, Grid::kInt, {kDynamic, 8, false, Grid::kInt}},
     Row{"a6w4dq", "", 4, 32, true, Grid::kInt, {kDynamic, 6, false, Grid::kInt}},
 };
@@ -43,10 +44,6 @@ constexpr std::array kPresets = {
 Preset find_preset(std::string_view name) {
   std::string key = lower(name);
   std::replace(key.begin(), key.end(), '_', '-');
-  if (key == "w8a8-static")
-    throw Error(ErrorKind::kUsage, cat("scheme '", name,
-                                       "' needs activation ranges from calibration, which this version does not do; "
-                                       "use W8A8, which finds them for each token while running"));
   for (const Row& row : kPresets) {
     const std::vector<std::string> aliases = split(row.aliases, ' ');
     if (key != lower(row.name) && std::find(aliases.begin(), aliases.end(), key) == aliases.end()) continue;

@@ -282,7 +282,7 @@ std::string journal_key(const Source& source, const QuantizePlan& plan) {
                      {"calibration",
                       {calibration.from, calibration.samples, calibration.seqlen, calibration.seed,
                        static_cast<int>(calibration.bos)}},
-                     {"stream", {plan.stream.bf16, plan.stream.true_sequential}},
+                     {"stream", {plan.stream.bf16, plan.stream.true_sequential, describe(plan.stream.observer)}},
                      {"kernels", kernels::active().name}};
   return key.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
@@ -329,9 +329,14 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   }
   std::vector<std::unique_ptr<Exporter>> exporters;
   exporters.reserve(formats.size());
-  for (const ExporterEntry* format : formats)
+  for (const ExporterEntry* format : formats) {
+    OutputModel model = output_model(source, plan, *format);
+    for (OutputTensor& tensor : model.tensors)
+      if (const auto inputs = calibrated.inputs.find(tensor.name); inputs != calibrated.inputs.end())
+        tensor.activations = inputs->second;
     exporters.push_back(format->make(formats.size() > 1 ? model_path / format->name : model_path,
-                                     together || options.force, output_model(source, plan, *format)));
+                                     together || options.force, std::move(model)));
+  }
 
   Run run(plan, calibrated, formats, exporters, progress);
   run.work();

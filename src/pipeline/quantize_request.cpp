@@ -46,12 +46,16 @@ void apply_word(std::string_view word, Rule& rule) {
   } else if (key == "grid") {
     rule.change.grid = parse_grid(value);
     return;
+  } else if (key == "act") {
+    rule.change.act = parse_activation_mode(value);
+    return;
   } else if (key == "algo" && !value.empty()) {
     rule.algorithm = value;
     return;
   }
   throw Error(ErrorKind::kUsage,
-              cat("unknown word '", word, "'; known are bits=N, group=N, sym, asym, full-range, grid=NAME, algo=NAME"));
+              cat("unknown word '", word,
+                  "'; known are bits=N, group=N, sym, asym, full-range, grid=NAME, algo=NAME, act=NAME"));
 }
 
 }  // namespace
@@ -97,6 +101,15 @@ DType parse_float_dtype(std::string_view text) {
   if (name == "bf16" || name == "bfloat16") return DType::kBF16;
   if (name == "fp16" || name == "f16" || name == "float16" || name == "half") return DType::kF16;
   throw Error(ErrorKind::kUsage, cat("'", text, "' is not a float type; known are fp32, bf16, fp16"));
+}
+
+ActivationSpec::Mode parse_activation_mode(std::string_view text) {
+  const std::string name = lower(text);
+  if (name == "none") return ActivationSpec::Mode::kNone;
+  if (name == "dynamic") return ActivationSpec::Mode::kDynamicPerToken;
+  if (name == "static") return ActivationSpec::Mode::kStatic;
+  throw Error(ErrorKind::kUsage,
+              cat("'", text, "' is no way to quantize activations; known are none, dynamic, static"));
 }
 
 double parse_smoothquant(std::string_view text) {

@@ -7,6 +7,7 @@
 
 #include "algo/algorithm.h"
 #include "pipeline/calibration_choice.h"
+#include "quant/activation_observer.h"
 #include "quant/spec.h"
 
 namespace nibble {
@@ -19,6 +20,8 @@ struct SpecChange {
   std::optional<bool> symmetric{};
   std::optional<bool> full_range{};
   std::optional<Grid> grid{};
+  std::optional<ActivationSpec::Mode> act{};
+  std::optional<int> act_bits{};
 
   bool empty() const { return *this == SpecChange{}; }
   friend bool operator==(const SpecChange&, const SpecChange&) = default;
@@ -56,11 +59,12 @@ struct QuantizeRequest {
   std::optional<std::string> effort;  // see effort.h; for what is not said otherwise
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
-  std::optional<std::string> stats;  // file of saved statistics
-  std::optional<bool> bf16;          // arithmetic of the calibration forward; default: where the CPU has it
-  bool true_sequential = true;       // see StreamOptions
-  std::optional<size_t> memory;      // bytes for activations
-  std::optional<DType> dtype;        // of what is not quantized
+  std::optional<std::string> stats;         // file of saved statistics
+  std::optional<bool> bf16;                 // arithmetic of the calibration forward; default: where the CPU has it
+  bool true_sequential = true;              // see StreamOptions
+  std::optional<ObserverOptions> observer;  // of static inputs
+  std::optional<size_t> memory;             // bytes for activations
+  std::optional<DType> dtype;               // of what is not quantized
   // Of the scales, where a format's readers expect a type of their own; default: `dtype`.
   std::optional<DType> scale_dtype;
   bool last_matmul = true;     // formats that quantize the head like the linears (ONNX) do so
@@ -77,6 +81,8 @@ size_t parse_group(std::string_view text);
 DType parse_float_dtype(std::string_view text);
 // "fp32", "bf16", "fp16".
 std::string_view float_dtype_name(DType dtype);
+// "none", "dynamic" or "static".
+ActivationSpec::Mode parse_activation_mode(std::string_view text);
 // "0.5" or "auto", which is -1.
 double parse_smoothquant(std::string_view text);
 // "fp32" or "bf16".

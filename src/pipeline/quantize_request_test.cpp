@@ -77,8 +77,8 @@ TEST(Presets, SayWhatTheContractSays) {
   for (const std::string& name : preset_names()) EXPECT_NO_THROW(find_preset(name).spec.validate()) << name;
 }
 
-TEST(Presets, StaticActivationsNameTheDynamicScheme) {
-  EXPECT_THAT(error_text([] { find_preset("w8a8_static"); }), HasSubstr("use W8A8"));
+TEST(Presets, NamesAreForgiving) {
+  EXPECT_EQ(find_preset("w8a8_static").activations.mode, ActivationSpec::Mode::kStatic);
   EXPECT_THAT(error_text([] { find_preset("W5"); }), HasSubstr("W4A16-asym"));
 }
 

@@ -77,6 +77,14 @@ const std::map<std::string, Apply, std::less<>>& keys() {
          r.rules.clear();
          for (const std::string& text : texts_of(v)) r.rules.push_back(parse_rule(text));
        }},
+      {"act", [](const Json& v, QuantizeRequest& r) { r.change.act = parse_activation_mode(text_of(v)); }},
+      {"act-bits",
+       [](const Json& v, QuantizeRequest& r) {
+         const long long bits = integer_of(v);
+         if (bits < 2 || bits > 8) throw Error(ErrorKind::kUsage, cat(bits, " bits; expected 2 to 8"));
+         r.change.act_bits = static_cast<int>(bits);
+       }},
+      {"act-observer", [](const Json& v, QuantizeRequest& r) { r.observer = parse_observer(text_of(v)); }},
       {"algorithm", [](const Json& v, QuantizeRequest& r) { r.algorithm = text_of(v); }},
       {"set", apply_settings},
       {"calib", [](const Json& v, QuantizeRequest& r) { r.calibration.from = text_of(v); }},

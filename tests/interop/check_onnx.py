@@ -64,6 +64,23 @@ def forward(found, table, bias):
     return (x @ found["/layers.2/Gemm"].T + bias) @ found["/head/MatMul"].T
 
 
+def integer_forward(model):
+    """What dynamic W8A8 means: inputs of each product rounded to uint8 with one range, weights from their codes."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+    def product(x, name):
+        low, high = min(x.min(), 0), max(x.max(), 0)
+        scale = (high - low) / np.float32(255)
+        zero = np.clip(np.rint(-low / scale), 0, 255)
+        rounded = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+        codes = stored[name + "_quantized"].astype(np.float64) - stored.get(name + "_zero_point", np.float64(0))
+        return (rounded @ (codes * stored[name + "_scale"]) * scale).astype(np.float32)
+
+    x = product(np.maximum(product(stored["table"][IDS[0]], "up"), 0), "down")
+    x = product(product(x, "square"), "square")
+    return product(product(x, "gemm") + stored["bias"], "table")
+
+
 original = load(SOURCE)
 float_weights, float_tensors = weights(original)
 table, bias = float_tensors["table"], float_tensors["bias"]
@@ -117,6 +134,20 @@ with scratch() as folder:
     values = weights(model)[0]["/layers.0/up/MatMul"]
     expect(all(len(np.unique(group)) <= 8 for group in values.reshape(-1, 16)), "3-bit floats lie on more than 8 levels")
     expect(np.allclose(logits(fake / "small.onnx"), forward(weights(model)[0], table, bias), atol=1e-6), "3-bit floats")
+
+    for flags in (["--scheme", "W8A8"], ["--bits", 8, "--group-size", 0, "--act", "dynamic", "--asym"],
+                  ["--bits", 8, "--granularity", "tensor", "--act", "dynamic"]):
+        out = folder / f"dynamic-{len(list(folder.iterdir()))}"
+        run("quantize", SOURCE, "-o", out, "--format", "onnx", *flags)
+        model = load(out / "small.onnx")
+        kinds = [node.op_type for node in model.graph.node]
+        # Two products read "narrow" or "once" in turn: every product has an input of its own here.
+        expect(kinds.count("MatMulInteger") == 6 and kinds.count("DynamicQuantizeLinear") == 6, out.name, "has", kinds)
+        got, want = logits(out / "small.onnx"), integer_forward(model)
+        # An input on the edge between two codes may fall to either side.
+        expect(np.abs(got - want).max() < 0.02 * largest, out.name, "differs by", np.abs(got - want).max() / largest)
+        expect(np.abs(got - expected).max() < 0.15 * largest, out.name, "is far from the float model:", np.abs(got - expected).max() / largest)
+        compared += 1
 
     for bits, group, flags in [(4, 16, ["--asym"]), (4, 32, ["--sym"]), (8, 16, ["--asym"]), (8, 0, ["--sym"]), (4, 0, ["--asym"])]:
         name = f"qdq-{bits}-{group}-{'-'.join(flags)}"
