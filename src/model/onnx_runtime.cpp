@@ -10,6 +10,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/mapped_file.h"
 #include "core/text.h"
 #include "core/threads.h"
 
@@ -45,6 +46,7 @@ enum Slot : size_t {
   kReleaseValue = 96,
   kReleaseTensorTypeAndShape = 99,
   kReleaseSessionOptions = 100,
+  kAddSessionConfigEntry = 130,
 };
 using Function = void (*)();
 struct ApiBase {
@@ -84,6 +86,11 @@ class Api {
   const Function* table_;
 };
 
+bool is_aligned(std::span<const std::byte> bytes) {
+  constexpr uintptr_t kAlignment = 16;  // more than any element has
+  return reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0;
+}
+
 size_t tensor_bytes(int type, const Shape& shape) {
   return ceil_div(checked_mul(element_count(shape), onnx_bits(type), "size"), 8);
 }
@@ -122,8 +129,7 @@ class Session final : public OnnxSession {
     for (const size_t extent : tensor.shape) shape.push_back(checked_cast<int64_t>(extent, "an extent"));
     const std::byte* data = tensor.bytes.data();
     auto copy = std::make_shared<std::vector<std::byte>>();
-    constexpr uintptr_t kAlignment = 16;  // more than any element has
-    if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0 || tensor.bytes.empty()) {
+    if (!is_aligned(tensor.bytes) || tensor.bytes.empty()) {
       copy->assign(tensor.bytes.begin(), tensor.bytes.end());
       copy->resize(std::max<size_t>(copy->size(), 1));  // an address, even for no elements
       data = copy->data();
@@ -182,6 +188,8 @@ class Runtime final : public OnnxRuntime {
     const auto options = api_.own(raw_options, kReleaseSessionOptions);
     api_.call(kSetIntraOpNumThreads, raw_options, static_cast<int>(thread_count()));
     api_.call(kSetGraphOptimizationLevel, raw_options, kBasicOptimizations);
+    // Its threads would wait for work beside those that collect statistics.
+    api_.call(kAddSessionConfigEntry, raw_options, "session.intra_op.allow_spinning", "0");
     // Memory that a session keeps for its next run would be held beside the statistics.
     api_.call(kDisableMemPattern, raw_options);
     api_.call(kDisableCpuMemArena, raw_options);
@@ -279,6 +287,16 @@ fs::path find_library(const std::string& place) {
 }
 
 }  // namespace
+
+OnnxTensor aligned(OnnxTensor tensor) {
+  if (is_aligned(tensor.bytes)) return tensor;
+  const auto copy = std::make_shared<const std::vector<std::byte>>(tensor.bytes.begin(), tensor.bytes.end());
+  if (tensor.mapped) release_pages(tensor.bytes);
+  tensor.bytes = *copy;
+  tensor.owner = copy;
+  tensor.mapped = false;
+  return tensor;
+}
 
 std::shared_ptr<const OnnxRuntime> OnnxRuntime::open(const std::string& place) {
   const fs::path path = find_library(place);

@@ -13,15 +13,18 @@ namespace nibble {
 class OnnxSession {
  public:
   virtual ~OnnxSession() = default;
-  // The wanted outputs for one set of inputs, in the order of their names. Inputs that are aligned to their element
-  // type are not copied. Throws Error(kUnsupported) with ONNX Runtime's own words where it fails, and for values that
-  // are no tensors of numbers. One call at a time.
+  // The wanted outputs for one set of inputs, in the order of their names. Inputs that are aligned() are not copied.
+  // Throws Error(kUnsupported) with ONNX Runtime's own words where it fails, and for values that are no tensors of
+  // numbers. One call at a time.
   virtual std::vector<OnnxTensor> run(const std::vector<std::pair<std::string, OnnxTensor>>& inputs,
                                       const std::vector<std::string>& outputs) = 0;
 };
 
+// The tensor, or a copy that starts where ONNX Runtime wants it.
+OnnxTensor aligned(OnnxTensor tensor);
+
 // ONNX Runtime's shared library, opened when it is needed: nothing of it is there at build time. Its C API is a table
-// of functions to which its maintainers only append (onnxruntime_c_api.h); those of its first version are used.
+// of functions to which its maintainers only append (onnxruntime_c_api.h).
 class OnnxRuntime {
  public:
   // `place`: the library, or a folder that holds it: its own, an unpacked release, a Python environment. Empty: the

@@ -106,7 +106,7 @@ std::string OnnxStepRunner::serialize(const OnnxStep& step, const Replace& repla
     }
     if (contents) {
       declare(*graph.add_input(), name, tensor->data_type());
-      fed.emplace_back(name, std::move(*contents));
+      fed.emplace_back(name, aligned(std::move(*contents)));
     } else {
       onnx::TensorProto& initializer = *graph.add_initializer();
       initializer = *tensor;

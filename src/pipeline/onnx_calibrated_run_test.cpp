@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/random.h"
 #include "formats/onnx_test_model.h"
 #include "formats/zip.h"
 #include "model/onnx_runtime.h"
