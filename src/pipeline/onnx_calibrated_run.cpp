@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/threads.h"
+#include "core/usage.h"
 #include "export/float_bytes.h"
 #include "model/onnx_runtime.h"
 #include "model/onnx_source.h"
@@ -182,6 +183,7 @@ class GraphRun {
         if (group.floats == floats && group.known == step) round(group);
     }
     ++pass_;
+    return_free_memory();
   }
 
   void collect(Group& group, const std::vector<float>& rows) const {

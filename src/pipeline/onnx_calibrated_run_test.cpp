@@ -115,12 +115,16 @@ struct Sample {
          second = random_values(kWidth * kWidth, 3), third = random_values(kWidth * kWidth, 4);
   std::unique_ptr<Source> source;
 
-  explicit Sample(bool shared = false) {
+  explicit Sample(bool shared = false, bool masked = false) {
     onnx::ModelProto model = empty_onnx();
-    onnx::ValueInfoProto& input = *model.mutable_graph()->add_input();
-    input.set_name("x");
-    input.mutable_type()->mutable_tensor_type()->set_elem_type(1);
-    input.mutable_type()->mutable_tensor_type()->mutable_shape()->add_dim()->set_dim_param("Batch size");
+    const auto add_input = [&](const char* name, int type) {
+      onnx::ValueInfoProto& input = *model.mutable_graph()->add_input();
+      input.set_name(name);
+      input.mutable_type()->mutable_tensor_type()->set_elem_type(type);
+      input.mutable_type()->mutable_tensor_type()->mutable_shape()->add_dim()->set_dim_param("Batch size");
+    };
+    add_input("x", 1);
+    if (masked) add_input("attention_mask", 7);
     for (const auto& [name, values] : {std::pair("w1", &first), std::pair("w2", &second), std::pair("w3", &third)})
       add_floats(model, name, {kWidth, kWidth}, *values);
     add_node(model, "MatMul", "first", {"x", "w1"}, {"a"});
@@ -165,9 +169,11 @@ Values transposed(const Values& w) {
 // The weight [outputs, inputs] as gptq rounds it for these inputs, dequantized.
 Values rounded(const Values& weight, const std::vector<Values>& inputs, const QuantSpec& spec) {
   InputCollector collector(kWidth, true, false);
-  for (const Values& x : inputs)
+  for (const Values& x : inputs) {
+    const size_t tokens = x.size() / kWidth / kSamples;
     for (size_t s = 0; s < kSamples; ++s)
-      collector.add(matrix<const float>(x.data() + s * kTokens * kWidth, kTokens, kWidth));
+      collector.add(matrix<const float>(x.data() + s * tokens * kWidth, tokens, kWidth));
+  }
   const AlgorithmChain chain("gptq", {});
   const InputFactor factor = factor_inputs(collector.finish(), chain.factor_options(spec));
   const Values rows = transposed(weight);
@@ -240,6 +246,22 @@ TEST(OnnxCalibratedRun, SamplesAreTakenFromTheBatch) {
   EXPECT_EQ(runtime->runs, 2u);
 }
 
+TEST(OnnxCalibratedRun, PaddingDoesNotCount) {
+  Sample sample(/*shared=*/false, /*masked=*/true);
+  std::vector<int64_t> mask(kSamples * kTokens, 1);
+  Values seen;
+  for (size_t t = 0; t < mask.size(); ++t) {
+    if (t % kTokens >= kTokens / 2) mask[t] = 0;
+    if (mask[t] != 0) seen.insert(seen.end(), &sample.x[t * kWidth], &sample.x[t * kWidth] + kWidth);
+  }
+  write_npz(sample.folder.path() / "x.npz",
+            {{"x", npy("<f4", "(3, 24, 16)", sample.x.data(), sample.x.size() * sizeof(float))},
+             {"attention_mask", npy("<i8", "(3, 24)", mask.data(), mask.size() * sizeof(int64_t))}});
+  const CalibratedGraph graph = sample.run(sample.request(), std::make_shared<FakeRuntime>());
+  const QuantSpec& spec = graph.tensors.weights.at("first").spec;
+  EXPECT_EQ(values_of(graph, "first"), rounded(sample.first, {seen}, spec));
+}
+
 std::string plan_error(const Sample& sample, const QuantizeRequest& request) {
   try {
     make_plan(*sample.source, request, &find_exporter("onnx"));
@@ -308,6 +330,16 @@ TEST(OnnxFeeds, TokensBecomeWhatTheGraphReads) {
     input.set_name(name);
     input.mutable_type()->mutable_tensor_type()->set_elem_type(type);
   }
+  onnx::ValueInfoProto& past = *model.mutable_graph()->add_input();
+  past.set_name("past_key_values.0.key");
+  past.mutable_type()->mutable_tensor_type()->set_elem_type(1);
+  for (const int64_t extent : {0, 3, 0, 64}) {
+    auto& dim = *past.mutable_type()->mutable_tensor_type()->mutable_shape()->add_dim();
+    if (extent > 0)
+      dim.set_dim_value(extent);
+    else
+      dim.set_dim_param("open");
+  }
   add_node(model, "Identity", "i", {"input_ids"}, {"out"});
   write_text_file(folder.path() / "model.onnx", model.SerializeAsString());
   write_text_file(folder.path() / "ids.jsonl", "{\"ids\": [5, 6, 7]}\n[8, 9]\n");
@@ -328,6 +360,7 @@ TEST(OnnxFeeds, TokensBecomeWhatTheGraphReads) {
   EXPECT_THAT(read("attention_mask", int32_t{0}), ElementsAre(1, 1, 1));
   EXPECT_THAT(read("token_type_ids", int64_t{0}), ElementsAre(0, 0, 0));
   EXPECT_THAT(read("position_ids", int64_t{0}), ElementsAre(0, 1, 2));
+  EXPECT_THAT(feeds.samples[0].at("past_key_values.0.key").shape, ElementsAre(1, 3, 0, 64));
   write_text_file(folder.path() / "text.txt", "no tokenizer lies beside the model");
   choice.from = (folder.path() / "text.txt").string();
   try {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/checked.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/mapped_file.h"
@@ -52,15 +53,25 @@ struct Input {
   std::string name;
   int type = 0;            // 0: the graph does not say
   std::string first_axis;  // what it calls its first dimension, or ""
+  Shape no_tokens;         // its shape where each dimension that the graph leaves open is 0, but the first, 1
 };
+
+// Keys and values of earlier tokens; a text starts with none.
+bool is_past(const Input& input) { return input.name.starts_with("past") && input.no_tokens.size() == 4; }
 
 std::vector<Input> inputs_of(const OnnxSource& source) {
   std::vector<Input> inputs;
   for (const onnx::ValueInfoProto& value : source.model().graph().input()) {
     if (source.index().initializer(value.name())) continue;
     const auto& tensor = value.type().tensor_type();
-    inputs.push_back({value.name(), tensor.elem_type(),
-                      tensor.shape().dim_size() > 0 ? tensor.shape().dim(0).dim_param() : std::string()});
+    Input& input = inputs.emplace_back();
+    input.name = value.name();
+    input.type = tensor.elem_type();
+    for (const auto& dim : tensor.shape().dim()) {
+      if (input.no_tokens.empty()) input.first_axis = dim.dim_param();
+      const size_t open = input.no_tokens.empty() ? 1 : 0;
+      input.no_tokens.push_back(dim.has_dim_value() ? checked_cast<size_t>(dim.dim_value(), "an extent") : open);
+    }
   }
   return inputs;
 }
@@ -221,6 +232,10 @@ OnnxTensor integers(const std::vector<int64_t>& values, int type) {
 OnnxFeed feed_of(const std::vector<TokenId>& document, const std::vector<Input>& inputs) {
   OnnxFeed feed;
   for (const Input& input : inputs) {
+    if (is_past(input)) {
+      feed.emplace(input.name, OnnxTensor{input.type, input.no_tokens, {}, nullptr, false});
+      continue;
+    }
     std::vector<int64_t> values(document.size(), input.name == "attention_mask" ? 1 : 0);
     if (input.name == "input_ids") std::copy(document.begin(), document.end(), values.begin());
     if (input.name == "position_ids") std::iota(values.begin(), values.end(), int64_t{0});
@@ -238,7 +253,7 @@ void check_takes_tokens(const std::vector<Input>& inputs) {
   for (const Input& input : inputs) {
     ids |= input.name == "input_ids";
     if (input.name != "input_ids" && input.name != "attention_mask" && input.name != "token_type_ids" &&
-        input.name != "position_ids")
+        input.name != "position_ids" && !is_past(input))
       throw Error(ErrorKind::kUsage, cat("the graph's input ", input.name, " cannot be made from text; give ", kArrays,
                                          ": ", input_names(inputs)));
   }

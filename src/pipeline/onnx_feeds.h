@@ -28,7 +28,7 @@ struct OnnxFeeds {
 //           "batch...", one for each index of it, of which the first `samples` are taken
 //   folder  its .npz files in the order of their names
 //   others  token ids or text as load_calibration() reads them, for graphs with input_ids and at most attention_mask,
-//           token_type_ids and position_ids
+//           token_type_ids, position_ids and past keys and values (past..., four dimensions), which stay empty
 // Numbers are converted to the types of the graph's inputs. Throws Error(kUsage) for inputs that are missing or that
 // the graph does not have, for `self`, and as load_calibration(); Error(kCorrupt), Error(kUnsupported) as parse_npz()
 // and for numbers that do not fit. Errors name the file and the array.
