@@ -33,7 +33,7 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, stats, compute, memory, smoothquant, act, act_observer;
+  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer;
   CalibrationChange calibration;
   std::optional<int> bits, act_bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
@@ -87,6 +87,7 @@ QuantizeRequest request_of(const Options& o) {
   if (o.calibration.seqlen) request.calibration.seqlen = o.calibration.seqlen;
   if (o.calibration.seed) request.calibration.seed = o.calibration.seed;
   if (!o.stats.empty()) request.stats = o.stats;
+  request.ort = o.ort;
   if (!o.compute.empty()) flag("--compute", [&] { request.bf16 = parse_calibration_compute(o.compute); });
   if (o.no_true_sequential) request.true_sequential = false;
   if (!o.memory.empty()) flag("--memory", [&] { request.memory = parse_bytes(o.memory); });
@@ -124,6 +125,9 @@ void run(const Options& o) {
   if (plan.calibration && plan.calibration->samples == 0)
     o.common.note(
         cat("no calibration tokens are needed; predicted peak memory ", format_bytes(plan.predicted_peak_bytes)));
+  else if (plan.onnx_runtime)
+    o.common.note(cat("calibrating on ", plan.calibration->from, ", at most ", plan.calibration->samples,
+                      " samples, with ONNX Runtime"));
   else if (plan.calibration)
     o.common.note(cat("calibrating on ", plan.calibration->from, ", at most ", plan.calibration->samples, " x ",
                       plan.calibration->seqlen, " tokens; predicted peak memory ",
@@ -132,7 +136,7 @@ void run(const Options& o) {
     try {
       return run_plan(*source, plan, formats, o.out, {o.force, o.resume}, *o.common.progress("quantize"));
     } catch (const Error& error) {
-      if (plan.calibration && error.kind() == ErrorKind::kInterrupted)
+      if (plan.calibration && !plan.onnx_runtime && error.kind() == ErrorKind::kInterrupted)
         o.common.note(cat("finished blocks are kept in ", o.out, ".partial: the same command with --resume goes on"));
       throw;
     }
@@ -234,14 +238,21 @@ void add_quantize(CLI::App& app) {
   verb.add_flag("--no-fallback", o->no_fallback, "a preset's group that does not divide a row is an error")->group(how);
 
   const std::string calibration = "Calibration (algorithms that look at activations)";
-  verb.add_option("--calib", o->calibration.from,
-                  "self (default): text sampled from the model; or a file: .txt, .jsonl with `text`, `messages` or "
-                  "`ids` in each line")
+  verb.add_option(
+          "--calib", o->calibration.from,
+          "self (default): text sampled from the model; or a file: .txt, .jsonl with `text`, `messages` or "
+          "`ids` in each line; for ONNX graphs of any kind a .npz, or a folder of such, with the graph's inputs")
       ->type_name("FILE")
       ->group(calibration);
   verb.add_option("--stats", o->stats,
                   "saved statistics in the place of calibration: of `nibble calibrate`, or llama.cpp's imatrix")
       ->type_name("FILE")
+      ->group(calibration);
+  verb.add_option(
+          "--ort", o->ort,
+          "ONNX Runtime's library, or the folder that holds it: it runs ONNX graphs that are no decoders nibble "
+          "knows (default: NIBBLE_ORT, or the Python package)")
+      ->type_name("PATH")
       ->group(calibration);
   verb.add_option("--samples", o->calibration.samples, "documents to use, at most (default 128)")
       ->type_name("N")
@@ -250,9 +261,9 @@ void add_quantize(CLI::App& app) {
       ->type_name("N")
       ->group(calibration);
   verb.add_option("--seed", o->calibration.seed, "of the sampled text (default 0)")->type_name("N")->group(calibration);
-  verb.add_option(
-          "--compute", o->compute,
-          "fp32 or bf16: arithmetic of the calibration forward (default bf16 where the CPU has fast instructions for it)")
+  verb.add_option("--compute", o->compute,
+                  "fp32 or bf16: arithmetic of the calibration forward (default bf16 where the CPU has fast "
+                  "instructions for it)")
       ->type_name("NAME")
       ->group(calibration);
   verb.add_flag("--no-true-sequential", o->no_true_sequential,

@@ -1,5 +1,6 @@
 #include "core/usage.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -29,5 +30,7 @@ double cpu_seconds() {
 double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+void return_free_memory() noexcept { malloc_trim(0); }
 
 }  // namespace nibble

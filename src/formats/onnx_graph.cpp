@@ -1,5 +1,8 @@
 #include "formats/onnx_graph.h"
 
+#include <functional>
+#include <queue>
+
 #include "core/error.h"
 #include "formats/damage.h"
 #include "formats/onnx_model.h"
@@ -32,6 +35,13 @@ void outer_values(const onnx::GraphProto& graph, std::set<std::string_view>& out
 }
 
 }  // namespace
+
+std::set<std::string_view> values_read(const onnx::NodeProto& node) {
+  std::set<std::string_view> read(node.input().begin(), node.input().end());
+  nested_values(node, read);
+  read.erase("");
+  return read;
+}
 
 OnnxGraphIndex::OnnxGraphIndex(const onnx::GraphProto& graph) {
   for (const auto& input : graph.input()) inputs_.insert(input.name());
@@ -71,31 +81,30 @@ OnnxGraphIndex::OnnxGraphIndex(const onnx::GraphProto& graph) {
     expect_known(output.name(), "the graph's output");
     outputs_.insert(output.name());
   }
-  check_order(graph);
+  make_order(graph);
 }
 
 // Kahn's algorithm: what remains lies on or behind a cycle.
-void OnnxGraphIndex::check_order(const onnx::GraphProto& graph) const {
+void OnnxGraphIndex::make_order(const onnx::GraphProto& graph) {
   const auto nodes = static_cast<size_t>(graph.node_size());
   std::vector<size_t> waiting(nodes);
   for (const auto& [value, readers] : readers_)
     if (makers_.contains(value))
       for (const int reader : readers) ++waiting[static_cast<size_t>(reader)];
-  std::vector<size_t> ready;
+  std::priority_queue<size_t, std::vector<size_t>, std::greater<>> ready;  // the first of the file first
   for (size_t i = 0; i < nodes; ++i)
-    if (waiting[i] == 0) ready.push_back(i);
-  size_t done = 0;
+    if (waiting[i] == 0) ready.push(i);
   while (!ready.empty()) {
-    const onnx::NodeProto& node = graph.node(static_cast<int>(ready.back()));
-    ready.pop_back();
-    ++done;
-    for (const std::string& output : node.output()) {
+    const auto next = static_cast<int>(ready.top());
+    ready.pop();
+    order_.push_back(next);
+    for (const std::string& output : graph.node(next).output()) {
       if (output.empty()) continue;
       for (const int reader : readers(output))
-        if (--waiting[static_cast<size_t>(reader)] == 0) ready.push_back(static_cast<size_t>(reader));
+        if (--waiting[static_cast<size_t>(reader)] == 0) ready.push(static_cast<size_t>(reader));
     }
   }
-  if (done == nodes) return;
+  if (order_.size() == nodes) return;
   size_t stuck = 0;
   while (waiting[stuck] == 0) ++stuck;
   throw Error(ErrorKind::kCorrupt,

@@ -8,6 +8,9 @@
 
 namespace nibble {
 
+// What a node reads: its inputs, and values of the graph around it that graphs inside of it take. Views into the node.
+std::set<std::string_view> values_read(const onnx::NodeProto& node);
+
 // Who makes and who reads each value of a graph. Views into the graph, which must not change meanwhile.
 class OnnxGraphIndex {
  public:
@@ -24,17 +27,20 @@ class OnnxGraphIndex {
   bool is_input(std::string_view value) const { return inputs_.contains(value); }
   // Is the value read inside of a subgraph?
   bool read_in_subgraph(std::string_view value) const { return nested_.contains(value); }
+  // All nodes, each behind those whose values it reads; otherwise as in the file.
+  const std::vector<int>& order() const { return order_; }
   // An initializer's value may be replaced by whoever runs the graph when it is an input too.
   bool is_constant(std::string_view value) const { return initializer(value) != nullptr && !is_input(value); }
 
  private:
-  void check_order(const onnx::GraphProto& graph) const;
+  void make_order(const onnx::GraphProto& graph);
 
   std::map<std::string_view, const onnx::NodeProto*> producers_;
   std::map<std::string_view, int> makers_;
   std::map<std::string_view, const onnx::TensorProto*> initializers_;
   std::map<std::string_view, std::vector<int>> readers_;
   std::set<std::string_view> inputs_, outputs_, nested_;
+  std::vector<int> order_;
 };
 
 }  // namespace nibble

@@ -153,6 +153,29 @@ float float_attribute(const onnx::NodeProto& node, std::string_view name, float 
   return attribute ? attribute->f() : absent;
 }
 
+void inline_contents(onnx::TensorProto& tensor, const OnnxModel& model) {
+  if (tensor.data_location() != 1 && !tensor.has_mapped_length()) return;
+  const OnnxTensor contents = model.tensor(tensor);
+  tensor.set_raw_data(reinterpret_cast<const char*>(contents.bytes.data()), contents.bytes.size());
+  tensor.clear_mapped_offset();
+  tensor.clear_mapped_length();
+  tensor.clear_external_data();
+  tensor.clear_data_location();
+}
+
+void inline_contents(onnx::NodeProto& node, const OnnxModel& model) {
+  for (onnx::AttributeProto& attribute : *node.mutable_attribute()) {
+    if (attribute.has_t()) inline_contents(*attribute.mutable_t(), model);
+    for (onnx::TensorProto& tensor : *attribute.mutable_tensors()) inline_contents(tensor, model);
+    const auto inside = [&](onnx::GraphProto& graph) {
+      for (onnx::TensorProto& tensor : *graph.mutable_initializer()) inline_contents(tensor, model);
+      for (onnx::NodeProto& inner : *graph.mutable_node()) inline_contents(inner, model);
+    };
+    if (attribute.has_g()) inside(*attribute.mutable_g());
+    for (onnx::GraphProto& graph : *attribute.mutable_graphs()) inside(graph);
+  }
+}
+
 std::shared_ptr<const OnnxModel> OnnxModel::open(const std::filesystem::path& path) {
   const auto file = MappedFile::open(path);
   return with_context([&] { return path.string(); },

@@ -75,6 +75,12 @@ class OnnxModel {
   mutable std::map<std::string, std::shared_ptr<const MappedFile>> external_;
 };
 
+// Gives a tensor whose contents lie elsewhere (in a mapped file, in external data) contents of its own. Errors as
+// OnnxModel::tensor().
+void inline_contents(onnx::TensorProto& tensor, const OnnxModel& model);
+// The same for all tensors in a node's attributes, graphs inside of it included.
+void inline_contents(onnx::NodeProto& node, const OnnxModel& model);
+
 // "layers.0/MatMul", or the first output's name for nodes without one.
 std::string onnx_node_name(const onnx::NodeProto& node);
 // The attribute, or null.

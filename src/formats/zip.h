@@ -9,7 +9,8 @@
 
 #include "core/files.h"
 
-// Zip archives of stored (uncompressed) members, as torch.save writes them. Source: PKWARE's APPNOTE 6.3.10.
+// Zip archives of stored (uncompressed) members, as torch.save and numpy.savez write them. Source: PKWARE's
+// APPNOTE 6.3.10.
 namespace nibble {
 
 struct ZipMember {

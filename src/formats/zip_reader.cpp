@@ -141,8 +141,9 @@ std::vector<ZipMember> parse_zip(std::span<const std::byte> archive) {
     if ((central.u16(8) & kEncrypted) != 0)
       throw Error(ErrorKind::kUnsupported, cat("zip member ", quote(name), " is encrypted"));
     if (central.u16(10) != 0)
-      throw Error(ErrorKind::kUnsupported,
-                  cat("zip member ", quote(name), " is compressed; torch.save does not compress: save it again"));
+      throw Error(
+          ErrorKind::kUnsupported,
+          cat("zip member ", quote(name), " is compressed; torch.save and numpy.savez do not compress: save it again"));
     if (size != packed_size) corrupt(cat("stored member ", quote(name), " has two different sizes"));
 
     // Sizes of the local header may be missing; its variable part counts.

@@ -20,7 +20,8 @@ namespace fs = std::filesystem;
 [[noreturn]] void unknown(const std::string& why) {
   throw Error(ErrorKind::kUnsupported,
               cat("not a decoder that nibble recognises: ", why,
-                  "; nibble quantize MODEL.onnx --format onnx works on any graph with rtn, search and hqq"));
+                  "; nibble quantize MODEL.onnx --format onnx works on any graph with rtn, search, hqq, "
+                  "and gptq on its inputs (--calib FILE.npz)"));
 }
 
 fs::path beside(const fs::path& model, const char* name) {

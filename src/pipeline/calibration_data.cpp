@@ -208,11 +208,14 @@ std::string CalibrationData::hash() const {
 }
 
 std::string CalibrationData::description() const {
+  if (samples != 0) return cat(source, ": ", samples, samples == 1 ? " sample" : " samples", " through ", engine);
   return cat(source, ": ", documents.size(), documents.size() == 1 ? " document, " : " documents, ", tokens(),
              " tokens, hash ", hash());
 }
 
 OrderedJson to_json(const CalibrationData& data) {
+  if (data.samples != 0)
+    return {{"source", data.source}, {"samples", data.samples}, {"engine", data.engine}, {"notes", data.notes}};
   return {{"source", data.source},
           {"documents", data.documents.size()},
           {"tokens", data.tokens()},
@@ -235,8 +238,9 @@ CalibrationData load_calibration(const Source& source, const CalibrationChoice& 
   if (data.documents.empty())
     throw Error(ErrorKind::kUsage,
                 cat(choice.from, ": holds no text; calibrate with another file or with --calib self"));
-  with_context([&] { return choice.from; },
-               [&] { check_vocabulary(data.documents, parse_config(source.config()).vocab_size); });
+  if (!source.config().is_null())
+    with_context([&] { return choice.from; },
+                 [&] { check_vocabulary(data.documents, parse_config(source.config()).vocab_size); });
   if (data.documents.size() < choice.samples || data.documents.front().size() < choice.seqlen)
     data.notes.push_back(cat(choice.from, " has ", data.documents.size(), " of the ", choice.samples,
                              " documents that --samples asks for (", data.tokens(), " tokens)"));

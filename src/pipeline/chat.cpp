@@ -110,7 +110,7 @@ std::optional<TokenId> text_end(const Source& source, const Tokenizer& tokenizer
   if (const auto id = tokenizer_eos(source, tokenizer)) return id;
   const std::string path = source.path().string();
   std::vector<TokenId> ids;
-  add_ids(source.config(), cat(path, ": config.json"), ids);
+  if (!source.config().is_null()) add_ids(source.config(), cat(path, ": config.json"), ids);
   add_ids(side_json(source, "generation_config.json"), cat(path, ": generation_config.json"), ids);
   return ids.empty() ? std::nullopt : std::optional(ids.front());
 }

@@ -5,8 +5,11 @@
 #include <set>
 
 #include "core/text.h"
+#include "kernels/bf16.h"
+#include "kernels/kernels.h"
 #include "model/onnx_source.h"
 #include "pipeline/effort.h"
+#include "pipeline/onnx_feeds.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/rules.h"
 
@@ -27,17 +30,25 @@ bool static_inputs(const QuantizeRequest& request) {
                      [&](const Rule& rule) { return rule.change.act == kStatic; });
 }
 
-bool needs_decoder(const QuantizeRequest& request) {
-  if (request.smoothquant || !request.calibration.empty() || static_inputs(request)) return true;
+struct Needs {
+  bool inputs = false;    // of products, from somewhere
+  bool prepares = false;  // what makes these inputs takes factors: nibble's own decoder alone can do that
+};
+
+Needs needs_of(const QuantizeRequest& request) {
+  Needs needs{!request.calibration.empty() || !request.ort.empty(),
+              request.smoothquant.has_value() || static_inputs(request)};
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
   std::set<std::string> names = {complete.algorithm.value_or("rtn")};
   for (const Rule& rule : complete.rules)
     if (rule.algorithm) names.insert(*rule.algorithm);
-  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+  for (const std::string& name : names) {
     const AlgorithmChain chain(name, complete.settings);
-    return chain.needs_inputs() || chain.prepares();
-  });
+    needs.inputs |= chain.needs_inputs();
+    needs.prepares |= chain.prepares();
+  }
+  return needs;
 }
 
 class OnnxPlanner {
@@ -60,6 +71,7 @@ class OnnxPlanner {
     for (std::string& line : rules_.unmatched()) plan_.warnings.push_back(std::move(line));
     for (const auto& [fallback, count] : fallbacks_)
       plan_.warnings.push_back(cat(fallback, " (", count, count == 1 ? " tensor)" : " tensors)"));
+    choose_calibration();
     if (plan_.algorithms.empty())
       throw Error(
           ErrorKind::kUsage,
@@ -76,7 +88,8 @@ class OnnxPlanner {
     add_sizes(plan_, format_);
     size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
     for (const PlannedTensor& planned : plan_.tensors) largest = std::max(largest, planned.source->bytes());
-    plan_.predicted_peak_bytes += largest + rest_before / 64;
+    constexpr size_t kRuntime = size_t{48} << 20;  // of ONNX Runtime itself
+    plan_.predicted_peak_bytes += largest + rest_before / 64 + (plan_.onnx_runtime ? kRuntime : 0);
     return std::move(plan_);
   }
 
@@ -140,12 +153,58 @@ class OnnxPlanner {
     if (!chain) {
       chain = std::make_unique<const AlgorithmChain>(planned.algorithm, request_.settings);
       used_.insert(chain->names().begin(), chain->names().end());
-      if (chain->needs_inputs() || chain->prepares())
+      if (chain->prepares())
         throw Error(ErrorKind::kUsage, cat(planned.algorithm,
-                                           " needs a model whose inputs can be computed; give it with "
-                                           "--algorithm, for a decoder that nibble knows"));
+                                           " changes what makes a product's inputs, for decoders that nibble knows "
+                                           "alone; gptq and search work on any graph"));
     }
     planned.spec = with_context([&] { return planned.name; }, [&] { return chain->spec_for(*fitted.spec); });
+  }
+
+  // Tables have no inputs: what needs some becomes search there.
+  void replace_on_tables() {
+    for (PlannedTensor& planned : plan_.tensors) {
+      if (planned.role != TensorRole::kEmbedding || planned.action != PlannedTensor::Action::kQuantize) continue;
+      if (!plan_.algorithms.find(planned.algorithm)->second->needs_inputs()) continue;
+      planned.fallback +=
+          cat(planned.fallback.empty() ? "" : "; ", planned.algorithm, " needs a product's inputs: search");
+      plan_.warnings.push_back(cat(planned.name, ": ", planned.algorithm, " needs a product's inputs; search is used"));
+      planned.algorithm = "search";
+      auto& chain = plan_.algorithms[planned.algorithm];
+      if (!chain) chain = std::make_unique<const AlgorithmChain>(planned.algorithm, request_.settings);
+      planned.spec = with_context([&] { return planned.name; }, [&] { return chain->spec_for(*planned.spec); });
+    }
+  }
+
+  void choose_calibration() {
+    replace_on_tables();
+    const bool asked = !request_.calibration.empty() || !request_.ort.empty();
+    bool needed = false, used = false;
+    for (const PlannedTensor& planned : plan_.tensors) {
+      if (planned.role == TensorRole::kEmbedding || planned.action != PlannedTensor::Action::kQuantize) continue;
+      const AlgorithmChain& chain = *plan_.algorithms.find(planned.algorithm)->second;
+      needed |= chain.needs_inputs();
+      used |= chain.input_use() != InputUse::kNone;
+      if (chain.wants_float_inputs(*planned.spec))
+        throw Error(ErrorKind::kUsage, "gptq.alpha is for decoders that nibble knows: leave it out");
+    }
+    if (request_.stats)
+      throw Error(ErrorKind::kUsage, "--stats names tensors of decoders that nibble knows; use --calib");
+    if (request_.calibration.samples == size_t{0})
+      throw Error(ErrorKind::kUsage, "--samples should be 1 or more, found 0");
+    if (asked && !needed && !used && !plan_.algorithms.empty())
+      throw Error(ErrorKind::kUsage,
+                  "none of the algorithms used here looks at activations: leave out the calibration options, or choose "
+                  "another --algorithm (see --help-algorithms)");
+    if (!needed && !(asked && used)) return;
+    plan_.calibration = request_.calibration.over({});
+    check_onnx_feeds(source_, *plan_.calibration);
+    plan_.onnx_runtime = request_.ort;
+    plan_.stream.bf16 = request_.bf16.value_or(kernels::find_bf16(kernels::active()) != nullptr);
+    plan_.stream.true_sequential = request_.true_sequential;
+    if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
+    for (PlannedTensor& planned : plan_.tensors)
+      planned.calibrated = planned.action == PlannedTensor::Action::kQuantize && planned.role != TensorRole::kEmbedding;
   }
 
   static void keep(PlannedTensor& planned, std::string reason) { planned.reason = std::move(reason); }
@@ -178,8 +237,16 @@ class OnnxPlanner {
 std::unique_ptr<Source> open_to_quantize(const std::filesystem::path& path, const QuantizeRequest& request,
                                          const std::vector<const ExporterEntry*>& formats) {
   std::error_code failure;
-  const bool graph = std::filesystem::exists(path, failure) && is_onnx(path) && stays_onnx(formats);
-  return graph && !needs_decoder(request) ? open_onnx_graph(path) : Source::open(path);
+  if (!std::filesystem::exists(path, failure) || !is_onnx(path) || !stays_onnx(formats)) return Source::open(path);
+  const Needs needs = needs_of(request);
+  const bool runtime = !request.ort.empty() || names_feeds(request.calibration.from.value_or(""));
+  if (runtime || (!needs.inputs && !needs.prepares)) return open_onnx_graph(path);
+  try {
+    return Source::open(path);
+  } catch (const Error& error) {
+    if (needs.prepares || error.kind() != ErrorKind::kUnsupported) throw;
+    return open_onnx_graph(path);
+  }
 }
 
 std::optional<QuantizePlan> make_onnx_plan(const Source& source, const QuantizeRequest& request,

@@ -404,6 +404,8 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
     complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
   }
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
+  if (!request.ort.empty())
+    throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");
   QuantizePlan plan = Planner(source, complete, format).make();
   plan.accuracy_level = request.accuracy_level;
   add_sizes(plan, format);

@@ -52,6 +52,8 @@ struct QuantizePlan {
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // those that differ from the defaults, by algorithm
   std::optional<CalibrationChoice> calibration;                    // nothing: no algorithm looks at activations
   StreamOptions stream;
+  // Set: activations come from ONNX Runtime, looked for at this place ("": where it is installed).
+  std::optional<std::string> onnx_runtime;
   std::string scheme;  // a preset's or a GGUF type's name, or empty
   // Mean squares of inputs from a file of statistics, by tensor; for tensors that are not calibrated.
   std::map<std::string, InputFactor, std::less<>> importance;

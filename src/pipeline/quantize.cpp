@@ -17,6 +17,7 @@
 #include "kernels/kernels.h"
 #include "pipeline/calibrated_run.h"
 #include "pipeline/journal.h"
+#include "pipeline/onnx_calibrated_run.h"
 #include "pipeline/row_slices.h"
 
 namespace nibble {
@@ -310,12 +311,21 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   std::optional<StagedOutput> together;
   CalibratedTensors calibrated;
   std::filesystem::path model_path = out;
+  if (plan.onnx_runtime && options.resume)
+    throw Error(ErrorKind::kUsage, "--resume: what ONNX Runtime calibrates starts again; leave it out");
   if (plan.calibration) {
     together.emplace(out, /*folder=*/true, options.force, options.resume);
     if (options.resume) together->keep();
-    result.calibration = calibration_data(source, plan, together->path(), options.resume, progress);
-    together->keep();
-    calibrated = quantize_blocks(source, plan, result.calibration->documents, plan.stream, together->path(), progress);
+    if (plan.onnx_runtime) {
+      CalibratedGraph graph = quantize_graph(source, plan, together->path(), progress);
+      calibrated = std::move(graph.tensors);
+      result.calibration = std::move(graph.data);
+    } else {
+      result.calibration = calibration_data(source, plan, together->path(), options.resume, progress);
+      together->keep();
+      calibrated =
+          quantize_blocks(source, plan, result.calibration->documents, plan.stream, together->path(), progress);
+    }
     model_path = together->path() / "model";
     if (formats.size() > 1) {
       std::error_code failed;

@@ -28,7 +28,7 @@ OrderedJson to_json(const QuantizeResult& result, const QuantizePlan& plan) {
                       {"bytes", result.bytes},
                       {"layers", std::move(layers)},
                       {"plan", to_json(plan)}};
-  if (result.calibration && !result.calibration->documents.empty()) json["calibration"] = to_json(*result.calibration);
+  if (result.calibration && !result.calibration->empty()) json["calibration"] = to_json(*result.calibration);
   return json;
 }
 
@@ -54,7 +54,7 @@ std::string summary(const QuantizeResult& result, const QuantizePlan& plan) {
 
   std::vector<size_t> order(result.layers.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  const bool calibrated = result.calibration && !result.calibration->documents.empty();
+  const bool calibrated = result.calibration && !result.calibration->empty();
   const auto worse = [&](size_t a, size_t b) {
     const LayerReport &x = result.layers[a], &y = result.layers[b];
     return calibrated ? x.output_error > y.output_error : x.weight_sqnr_db < y.weight_sqnr_db;

@@ -60,6 +60,7 @@ struct QuantizeRequest {
   std::map<std::string, AlgorithmSettings, std::less<>> settings;  // by algorithm
   CalibrationChange calibration;
   std::optional<std::string> stats;         // file of saved statistics
+  std::string ort;                          // ONNX Runtime's library or the folder that holds it; see OnnxRuntime
   std::optional<bool> bf16;                 // arithmetic of the calibration forward; default: where the CPU has it
   bool true_sequential = true;              // see StreamOptions
   std::optional<ObserverOptions> observer;  // of static inputs

@@ -1,0 +1,233 @@
+#include "pipeline/onnx_calibrated_run.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+#include "core/threads.h"
+#include "core/usage.h"
+#include "export/float_bytes.h"
+#include "model/onnx_runtime.h"
+#include "model/onnx_source.h"
+#include "model/onnx_step_runner.h"
+#include "model/onnx_steps.h"
+#include "model/source_floats.h"
+#include "pipeline/onnx_feeds.h"
+#include "pipeline/stage_rounding.h"
+#include "quant/input_collector.h"
+
+namespace nibble {
+namespace {
+
+// The weight's values in the order and type of its initializer.
+OnnxTensor contents(const PackedMatrix& packed, const OnnxWeight& weight) {
+  std::vector<float> values(weight.rows * weight.cols);
+  constexpr size_t kRows = 16;  // a line of the transposed matrix at a time
+  parallel_for(weight.rows, kRows, [&](size_t begin, size_t end) {
+    if (!weight.transposed) {
+      for (size_t r = begin; r < end; ++r) packed.load_row(r, 0, weight.cols, &values[r * weight.cols]);
+      return;
+    }
+    std::vector<float> rows((end - begin) * weight.cols);
+    for (size_t r = begin; r < end; ++r) packed.load_row(r, 0, weight.cols, &rows[(r - begin) * weight.cols]);
+    for (size_t c = 0; c < weight.cols; ++c)
+      for (size_t r = begin; r < end; ++r) values[c * weight.rows + r] = rows[(r - begin) * weight.cols + c];
+  });
+  const auto bytes =
+      std::make_shared<const std::vector<std::byte>>(float_bytes(values, *onnx_dtype(weight.tensor->data_type())));
+  const Shape shape = weight.transposed ? Shape{weight.cols, weight.rows} : Shape{weight.rows, weight.cols};
+  return {weight.tensor->data_type(), shape, *bytes, bytes, false};
+}
+
+// One value for each token, 0 for padding.
+bool masks(const OnnxTensor& mask, const OnnxTensor& value) {
+  const Shape tokens(value.shape.begin(), value.shape.end() - 1);
+  return mask.shape.size() == 2 && onnx_bits(mask.type) % 8 == 0 &&
+         (tokens == mask.shape || (tokens.size() == 1 && tokens[0] == element_count(mask.shape)));
+}
+
+// A value as rows of `cols` floats, without those of padding.
+std::vector<float> rows_of(const OnnxTensor& value, size_t cols, const OnnxTensor* mask) {
+  const auto dtype = onnx_dtype(value.type);
+  if (!dtype || !is_float(*dtype) || value.shape.empty() || value.shape.back() != cols)
+    throw Error(ErrorKind::kUnsupported,
+                cat("is no matrix of floats with ", cols, " columns, but ", onnx_type_name(value.type)));
+  std::vector<float> rows(element_count(value.shape));
+  floats_from_bytes(*dtype, value.bytes.data(), rows.size(), rows.data(), "");
+  if (!mask || !masks(*mask, value)) return rows;
+  const size_t element = onnx_bits(mask->type) / 8;
+  size_t kept = 0;
+  for (size_t r = 0; r < rows.size() / cols; ++r) {
+    const auto flag = mask->bytes.subspan(r * element, element);
+    if (std::all_of(flag.begin(), flag.end(), [](std::byte byte) { return byte == std::byte{0}; })) continue;
+    std::copy_n(rows.data() + r * cols, cols, rows.data() + kept++ * cols);
+  }
+  rows.resize(kept * cols);
+  return rows;
+}
+
+// Weights whose nodes read the same values, and what was seen of these.
+struct Group {
+  BlockStage stage;
+  std::vector<std::string> values;
+  size_t known = 0;     // the step that makes the last of the values
+  bool floats = false;  // some product runs before that: statistics come from the float graph
+  std::optional<InputCollector> collector;
+};
+
+class GraphRun {
+ public:
+  GraphRun(const OnnxSource& source, const QuantizePlan& plan, std::filesystem::path work, Progress& progress)
+      : source_(source), plan_(plan), work_(std::move(work)), progress_(progress) {
+    for (const PlannedTensor& planned : plan.tensors)
+      if (planned.calibrated) add(planned);
+    std::set<std::string> wanted;
+    std::set<int> products;
+    for (const auto& [values, group] : groups_) {
+      wanted.insert(values.begin(), values.end());
+      for (const std::string& linear : group.stage.linears) {
+        const std::vector<int>& nodes = source.place(linear).weight->nodes;
+        products.insert(nodes.begin(), nodes.end());
+      }
+    }
+    steps_ = cut_onnx(source.model().graph(), source.index(), products, wanted);
+    find_times();
+  }
+
+  CalibratedGraph run(const std::shared_ptr<const OnnxRuntime>& runtime) {
+    OnnxFeeds feeds = load_onnx_feeds(source_, *plan_.calibration, progress_);
+    feeds.data.engine = cat("ONNX Runtime ", runtime->version());
+    const auto count = [&](bool floats) {
+      return std::any_of(groups_.begin(), groups_.end(),
+                         [&](const auto& entry) { return entry.second.floats == floats; });
+    };
+    passes_ = (count(true) ? 1u : 0u) + (count(false) ? 1u : 0u);
+    for (const bool floats : {true, false})
+      if (count(floats)) pass(runtime, feeds.samples, floats);
+    CalibratedGraph result{{}, std::move(feeds.data)};
+    result.tensors.weights = std::move(finished_.weights);
+    result.tensors.measures = std::move(finished_.measures);
+    return result;
+  }
+
+ private:
+  void add(const PlannedTensor& planned) {
+    const OnnxWeight& weight = *source_.place(planned.name).weight;
+    std::set<std::string> values;
+    for (const int node : weight.nodes) values.insert(source_.model().graph().node(node).input(0));
+    Group& group = groups_[std::vector<std::string>(values.begin(), values.end())];
+    group.values.assign(values.begin(), values.end());
+    group.stage.cols = weight.cols;
+    group.stage.linears.push_back(planned.name);
+    planned_of_[weight.tensor] = &planned;
+  }
+
+  // Which statistics are complete when.
+  void find_times() {
+    std::map<std::string_view, size_t> made;
+    std::map<int, size_t> runs;
+    for (size_t s = 0; s < steps_.size(); ++s) {
+      for (const std::string& value : steps_[s].wanted) made.emplace(value, s);
+      for (const int node : steps_[s].nodes) runs.emplace(node, s);
+    }
+    for (auto& [values, group] : groups_) {
+      for (const std::string& value : values) {
+        const auto found = made.find(value);
+        if (found == made.end())
+          throw Error(ErrorKind::kUnsupported,
+                      cat(group.stage.linears.front(), ": its input is constant; leave it with --skip"));
+        group.known = std::max(group.known, found->second);
+      }
+      group.floats = !plan_.stream.true_sequential;
+      for (const std::string& linear : group.stage.linears)
+        for (const int node : source_.place(linear).weight->nodes)
+          if (const auto run = runs.find(node); run != runs.end()) group.floats |= run->second <= group.known;
+    }
+  }
+
+  // Everything through all steps that are needed; statistics and rounding of the groups with `floats`.
+  void pass(const std::shared_ptr<const OnnxRuntime>& runtime, const std::vector<OnnxFeed>& feeds, bool floats) {
+    std::map<std::string_view, std::vector<Group*>> readers;
+    size_t last = 0;
+    for (auto& [values, group] : groups_) {
+      if (group.floats != floats) continue;
+      last = std::max(last, group.known);
+      for (const std::string& value : values) readers[value].push_back(&group);
+    }
+    OnnxStepRunner runner(source_.model(), steps_, runtime, feeds, work_, plan_.stream.activation_bytes);
+    const auto replace = [&](const onnx::TensorProto& tensor) -> std::optional<OnnxTensor> {
+      const auto planned = planned_of_.find(&tensor);
+      if (floats || planned == planned_of_.end()) return std::nullopt;
+      const auto rounded = finished_.weights.find(planned->second->name);
+      if (rounded == finished_.weights.end()) return std::nullopt;
+      return contents(rounded->second, *source_.place(planned->second->name).weight);
+    };
+    size_t step = 0;
+    const auto observe = [&](size_t sample, const std::string& value, const OnnxTensor& tensor) {
+      report(step, last, sample, feeds.size());
+      const auto found = readers.find(value);
+      if (found == readers.end()) return;
+      const auto mask = feeds[sample].find("attention_mask");
+      with_context([&] { return cat("value ", value); },
+                   [&] {
+                     for (Group* group : found->second)
+                       collect(*group, rows_of(tensor, group->stage.cols,
+                                               mask == feeds[sample].end() ? nullptr : &mask->second));
+                   });
+    };
+    for (; step <= last; ++step) {
+      runner.run(step, replace, observe);
+      for (auto& [values, group] : groups_)
+        if (group.floats == floats && group.known == step) round(group);
+    }
+    ++pass_;
+    return_free_memory();
+  }
+
+  void collect(Group& group, const std::vector<float>& rows) const {
+    if (!group.collector) group.collector.emplace(group.stage.cols, wants_gram(group.stage, plan_), plan_.stream.bf16);
+    if (!rows.empty()) group.collector->add(matrix(rows.data(), rows.size() / group.stage.cols, group.stage.cols));
+  }
+
+  void round(Group& group) {
+    InputStats stats = group.collector->finish();
+    group.collector.reset();
+    if (stats.tokens == 0)
+      throw Error(ErrorKind::kUsage,
+                  cat("the calibration data is nothing but padding for ", group.stage.linears.front()));
+    round_stage(group.stage, plan_, Folds(), stats, finished_);
+  }
+
+  void report(size_t step, size_t last, size_t sample, size_t samples) {
+    const size_t steps = last + 1;
+    progress_.update((pass_ * steps + step) * samples + sample, passes_ * steps * samples,
+                     cat("step ", step + 1, "/", steps, " calibration data"));
+  }
+
+  const OnnxSource& source_;
+  const QuantizePlan& plan_;
+  std::filesystem::path work_;
+  Progress& progress_;
+  std::map<std::vector<std::string>, Group> groups_;  // by the values
+  std::map<const onnx::TensorProto*, const PlannedTensor*> planned_of_;
+  std::vector<OnnxStep> steps_;
+  FinishedBlock finished_;
+  size_t pass_ = 0, passes_ = 0;
+};
+
+}  // namespace
+
+CalibratedGraph quantize_graph(const Source& source, const QuantizePlan& plan, const std::filesystem::path& work,
+                               Progress& progress) {
+  return quantize_graph(source, plan, OnnxRuntime::open(*plan.onnx_runtime), work, progress);
+}
+
+CalibratedGraph quantize_graph(const Source& source, const QuantizePlan& plan,
+                               const std::shared_ptr<const OnnxRuntime>& runtime, const std::filesystem::path& work,
+                               Progress& progress) {
+  return GraphRun(dynamic_cast<const OnnxSource&>(source), plan, work, progress).run(runtime);
+}
+
+}  // namespace nibble
