@@ -41,7 +41,7 @@ def by_torch(folder):
 
 
 class QuantizedInputs(torch.nn.Module):
-    """A linear whose inputs are rounded to 255 levels for each token: scale = largest / 127, as vLLM's kernels and nibble have it."""
+    """A linear whose inputs are rounded to 255 levels for each token: scale = largest / 127, as nibble has it."""
 
     def __init__(self, linear):
         super().__init__()
@@ -84,7 +84,7 @@ def first_block(folder):
 #  - GPTQModel computes in float16.
 #  - Quantized inputs: through 30 blocks, a code that falls to the other side grows. The same definition in float32 and in float64 (the
 #    control below) is no nearer to itself. On one block FP8 agrees to rounding.
-#  - W8A8: compressed-tensors simulates a scale of largest / 127.5, nibble and vLLM's kernels have largest / 127: other codes. On one block
+#  - W8A8: compressed-tensors simulates a scale of largest / 127.5, nibble has largest / 127: other codes. On one block
 #    the definition agrees to rounding, and compressed-tensors to what 8 bits cost.
 CASES = {
     "hf pack-quantized int4 g64": ("hf", ["--scheme", "W4A16"], by_transformers, EXACT),
