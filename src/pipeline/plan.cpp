@@ -552,10 +552,16 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   if (request.smoothquant) {
     complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
     complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
+    const auto choice = linear_choice(request, DType::kF32);
+    using Mode = ActivationSpec::Mode;
+    const Mode mode = choice ? choice->activations.mode : Mode::kNone;
+    const bool one_range = mode == Mode::kStatic || (mode == Mode::kDynamicPerToken && request.tensor_ranges);
+    if (one_range) complete.settings["smoothquant"].emplace("tensor", 1);
   }
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   QuantizePlan plan = Planner(source, complete, format).make();
   plan.accuracy_level = request.accuracy_level;
+  plan.tensor_ranges = request.tensor_ranges;
   add_sizes(plan, format);
   if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
@@ -644,7 +650,8 @@ QuantizePlan make_convert_plan(const Source& source, std::optional<DType> dtype,
 }
 
 OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format) {
-  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding, plan.scheme, plan.accuracy_level};
+  OutputModel model{source,         {},          plan.dtype,          plan.tied_embeddings,
+                    plan.embedding, plan.scheme, plan.accuracy_level, plan.tensor_ranges};
   for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned, &format));
   return model;
 }
