@@ -14,7 +14,6 @@ constexpr AlgorithmOption kOptions[] = {
      "share of the difficulty that moves from inputs to weights, .8 for many Llamas; -1: 0, .1, ... 1, by least error"},
     {"act_bits", 8, 2, 8, "with alpha -1: bits of the inputs"},
     {"rows", 256, 1, 1e9, "with alpha -1: on how many rows of each linear alphas are tried"},
-    {"tensor", 0, 0, 1, "with alpha -1: 1 where all tokens' inputs share a range (static, ONNX), else 0"},
 };
 
 // SmoothQuant (Xiao et al. 2023): s_j = max|x_j|^alpha / max|w_j|^(1-alpha), so that columns of large inputs, which
@@ -26,14 +25,12 @@ constexpr AlgorithmOption kOptions[] = {
 //            spread over a step, and no larger than the input itself; step = range / (2^(bits-1) - 1).
 // The range of a token's inputs is taken for the median of max_j |x_j / s_j| if inputs were normal and independent, but
 // none beyond its own largest: single tokens with huge inputs, such as the first of a text, have a range of their own.
-// Where tokens share their range it is that of all calibration tokens.
 class SmoothQuant final : public Equalizer {
  public:
   explicit SmoothQuant(const AlgorithmSettings& settings)
       : alpha_(settings.find("alpha")->second),
         levels_(std::exp2(settings.find("act_bits")->second - 1) - 1),
-        rows_(static_cast<size_t>(settings.find("rows")->second)),
-        one_range_(settings.find("tensor")->second != 0) {}
+        rows_(static_cast<size_t>(settings.find("rows")->second)) {}
 
   bool needs_factor() const override { return alpha_ < 0; }
 
@@ -74,10 +71,9 @@ class SmoothQuant final : public Equalizer {
   }
 
   // The range R that every second token's inputs stay within: the product of P(|x_j / s_j| <= R) is 1/2.
-  double usual_range(const InputStats& stats, std::span<const float> scales) const {
+  static double usual_range(const InputStats& stats, std::span<const float> scales) {
     double low = 0, high = 0;
     for (size_t c = 0; c < stats.cols; ++c) high = std::max(high, double{stats.max_abs[c]} / double{scales[c]});
-    if (one_range_) return high;
     for (int i = 0; i < 30; ++i) {
       const double range = 0.5 * (low + high);
       double log_within = 0;
@@ -107,7 +103,6 @@ class SmoothQuant final : public Equalizer {
 
   double alpha_, levels_;
   size_t rows_;
-  bool one_range_;
 };
 
 }  // namespace

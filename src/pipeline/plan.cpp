@@ -552,11 +552,6 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   if (request.smoothquant) {
     complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
     complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
-    const auto choice = linear_choice(request, DType::kF32);
-    using Mode = ActivationSpec::Mode;
-    const Mode mode = choice ? choice->activations.mode : Mode::kNone;
-    const bool one_range = mode == Mode::kStatic || (mode == Mode::kDynamicPerToken && request.tensor_ranges);
-    if (one_range) complete.settings["smoothquant"].emplace("tensor", 1);
   }
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   QuantizePlan plan = Planner(source, complete, format).make();
