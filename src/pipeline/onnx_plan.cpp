@@ -46,6 +46,8 @@ class OnnxPlanner {
       : source_(source), request_(request), format_(format), rules_(request.skip, request.rules) {
     if (request.dtype)
       throw Error(ErrorKind::kUsage, "--dtype: what is not quantized stays as it is in an ONNX graph; leave it out");
+    if (request.observer)
+      throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
     plan_.accuracy_level = request.accuracy_level;
     plan_.tensor_ranges = request.tensor_ranges;
     if (request.embedding && !request.embedding->keep) {
