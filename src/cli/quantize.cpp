@@ -25,7 +25,7 @@ constexpr const char* kExamples =
     "64\n"
     "  nibble quantize model/ -o model.gguf --format gguf:Q4_K_M --stats imatrix.gguf\n"
     "  nibble quantize model.onnx -o out --format onnx --bits 4 --group-size 32 --asym\n"
-    "  nibble quantize model.onnx -o out --format onnx --scheme W8A8-static --smoothquant 0.8\n"
+    "  nibble quantize model.onnx -o out --format onnx --scheme W8A8-static --smoothquant 0.7\n"
     "  nibble quantize model/ --scheme NF4 --dry-run\n";
 
 struct Options {
