@@ -25,7 +25,7 @@ constexpr const char* kExamples =
     "64\n"
     "  nibble quantize model/ -o model.gguf --format gguf:Q4_K_M --stats imatrix.gguf\n"
     "  nibble quantize model.onnx -o out --format onnx --bits 4 --group-size 32 --asym\n"
-    "  nibble quantize model.onnx -o out --format onnx --scheme W8A8-static --smoothquant 0.5\n"
+    "  nibble quantize model.onnx -o out --format onnx --scheme W8A8-static --smoothquant 0.7\n"
     "  nibble quantize model/ --scheme NF4 --dry-run\n";
 
 struct Options {
@@ -33,7 +33,7 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer;
+  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer, dynamic_ranges;
   CalibrationChange calibration;
   std::optional<int> bits, act_bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
@@ -96,6 +96,7 @@ QuantizeRequest request_of(const Options& o) {
   if (o.no_fallback) request.allow_fallback = false;
   if (o.no_last_matmul) request.last_matmul = false;
   request.accuracy_level = o.accuracy_level;
+  request.tensor_ranges = o.dynamic_ranges == "tensor";
   if (!o.smoothquant.empty()) flag("--smoothquant", [&] { request.smoothquant = parse_smoothquant(o.smoothquant); });
   if (!o.effort.empty()) request.effort = o.effort;
   return request;
@@ -304,6 +305,12 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::Range(0, 4))
       ->type_name("N")
       ->capture_default_str()
+      ->group(output);
+  verb.add_option("--dynamic-ranges", o->dynamic_ranges,
+                  "onnx with --act dynamic: token (default), or tensor: one range for all tokens of a run, which is "
+                  "faster and less exact (DynamicQuantizeLinear)")
+      ->check(CLI::IsMember({"token", "tensor"}))
+      ->type_name("NAME")
       ->group(output);
   verb.add_flag("--force", o->force, "replace OUT if it exists")->group(output);
   verb.add_flag("--resume", o->resume, "continue an interrupted run with calibration behind its last finished block")

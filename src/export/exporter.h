@@ -36,9 +36,10 @@ struct OutputModel {
   std::vector<OutputTensor> tensors;  // in the order in which they will be written
   DType dtype = DType::kF32;          // of what is not quantized, as config.json states it
   bool tied_embeddings = false;
-  std::string embedding;   // name of the token embedding, "model.embed_tokens.weight"
-  std::string scheme{};    // what was asked for, where that has a name: "Q4_K_M"
-  int accuracy_level = 0;  // of ONNX's MatMulNBits: how its inputs may be rounded; 0 = not at all
+  std::string embedding;       // name of the token embedding, "model.embed_tokens.weight"
+  std::string scheme{};        // what was asked for, where that has a name: "Q4_K_M"
+  int accuracy_level = 0;      // of ONNX's MatMulNBits: how its inputs may be rounded; 0 = not at all
+  bool tensor_ranges = false;  // ONNX: dynamic inputs have one range for all tokens of a run, not one for each
 };
 
 // Writes one model in one file format while it is being made. Nothing appears at the destination before finish().

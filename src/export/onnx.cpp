@@ -13,9 +13,9 @@ constexpr size_t kMostProduct = 256, kMostTable = 128;
 class PackedForm final : public OnnxForm {
  public:
   PackedForm(const OnnxWeight& weight, const QuantSpec& spec, size_t block, int accuracy_level)
-      : layout_(spec, block, weight.cols, /*padded=*/weight.op != OnnxWeight::Op::kGather),
+      : layout_(spec, block, weight.cols, /*padded=*/!weight.is_table()),
         rows_(weight.rows),
-        table_(weight.op == OnnxWeight::Op::kGather),
+        table_(weight.is_table()),
         accuracy_level_(accuracy_level),
         dtype_(spec.scale_dtype) {
     const auto suffix = cat("_Q", spec.bits, "G", block);
@@ -89,8 +89,6 @@ size_t stored_bytes(const OutputTensor& tensor) {
 }
 
 std::string note(const OutputTensor& tensor) {
-  if (tensor.spec && tensor.activations.mode == ActivationSpec::Mode::kDynamicPerToken)
-    return "DynamicQuantizeLinear rounds inputs to uint8 with one range for all tokens of a run, not one for each";
   if (!tensor.spec || quantizes_inputs(tensor) || product_block(tensor)) return "";
   return cat("no ONNX operator holds ", describe(*tensor.spec),
              ": dequantized floats are stored (2, 4 or 8 bits in groups of 16 to 256 columns stay packed)");
@@ -99,13 +97,12 @@ std::string note(const OutputTensor& tensor) {
 }  // namespace
 
 std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxQuantized& quantized) {
-  const auto& [weight, spec, activations, accuracy_level] = quantized;
+  const auto& [weight, spec, activations, accuracy_level, tensor_ranges, opset] = quantized;
   if (activations.mode != ActivationSpec::Mode::kNone) return onnx_integer_form(quantized, /*qdq=*/false);
-  const auto block = onnx_block(spec, weight.op == OnnxWeight::Op::kGather ? kMostTable : kMostProduct);
+  const auto block = onnx_block(spec, weight.is_table() ? kMostTable : kMostProduct);
   // A table's rows are not padded, and its operator takes whole bytes.
-  const bool whole_bytes =
-      weight.op != OnnxWeight::Op::kGather || weight.cols * static_cast<size_t>(spec.bits) % 8 == 0;
-  const bool float_zeros = spec.mins && weight.op == OnnxWeight::Op::kGather;
+  const bool whole_bytes = !weight.is_table() || weight.cols * static_cast<size_t>(spec.bits) % 8 == 0;
+  const bool float_zeros = spec.mins && weight.is_table();
   if (!block || !whole_bytes || float_zeros) return onnx_float_form(weight, spec);
   return std::make_unique<PackedForm>(weight, spec, *block, accuracy_level);
 }

@@ -96,6 +96,19 @@ class OnnxEvaluator {
       out = pairs(in(0), in(1), [](double x, double y) { return x + y; });
     } else if (op == "Mul") {
       out = times(in(0), in(1));
+    } else if (op == "Div") {
+      out = pairs(in(0), in(1), [](double x, double y) { return x / y; });
+    } else if (op == "Max") {
+      out = pairs(in(0), in(1), [](double x, double y) { return std::max(x, y); });
+    } else if (op == "Abs") {
+      out = each(in(0).rows, in(0).cols, [&](size_t r, size_t c) { return std::abs(in(0).at(r, c)); });
+    } else if (op == "Round") {
+      out = each(in(0).rows, in(0).cols, [&](size_t r, size_t c) { return std::nearbyint(in(0).at(r, c)); });
+    } else if (op == "ReduceMax") {  // of each row
+      out = each(in(0).rows, 1, [&](size_t r, size_t) {
+        const double* row = &in(0).v[r * in(0).cols];
+        return *std::max_element(row, row + in(0).cols);
+      });
     } else if (op == "Cast") {
       out = in(0);
     } else if (op == "DynamicQuantizeLinear") {

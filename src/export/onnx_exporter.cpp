@@ -8,6 +8,7 @@
 #include "core/files.h"
 #include "export/onnx_form.h"
 #include "export/onnx_splice.h"
+#include "formats/onnx_opset.h"
 #include "formats/onnx_writer.h"
 #include "model/onnx_source.h"
 
@@ -93,6 +94,8 @@ class OnnxExporter final : public Exporter {
     plan_.bytes += splice.apply(graph);
     remove_unused(graph, maybe_unused);
     for (const auto& [domain, version] : plan_.opsets) import(proto, domain, version);
+    if (const auto own = plan_.opsets.find(""); own != plan_.opsets.end())
+      plan_.bytes += raise_opset(proto, own->second);
     writer_.finish(proto, slot_of, source_.model());
     for (const std::string& name : source_.side_files())
       write_text_file(output_.path() / name, source_.side_file(name));
@@ -119,17 +122,19 @@ class OnnxExporter final : public Exporter {
         check_onnx(tensor);
         const OnnxPlace& place = source.place(tensor.name);
         if (tensor.spec)
-          add_matrix(tensor, *place.weight, make_form, model.accuracy_level);
+          add_matrix(tensor, *place.weight, make_form, model, source.model().opset(""));
         else if (place.initializer)
           add_vector(tensor, *place.initializer);
       }
       std::set<std::string_view> taken;
       for (const auto& initializer : source.model().graph().initializer()) taken.insert(initializer.name());
       for (auto& [weight, entry] : weights) complete(*weight, *entry, source, taken);
-      if (const int64_t found = source.model().opset(""); opsets.contains("") && found < opsets[""])
-        throw Error(ErrorKind::kUsage,
-                    cat(source.path().string(), " uses opset ", found, ", and this needs ", opsets[""],
-                        "; convert it first (Python: onnx.version_converter), or use --format onnx"));
+      if (const auto own = opsets.find(""); own != opsets.end())
+        if (const std::string obstacle = opset_obstacle(source.model().proto(), own->second); !obstacle.empty())
+          throw Error(ErrorKind::kUsage,
+                      cat(source.path().string(), " uses opset ", source.model().opset(""), ", this needs ",
+                          own->second, ", and the graph cannot be raised to it: ", obstacle,
+                          "; export it with a newer opset, or use --format onnx with weights alone"));
       // The rest is copied: what nobody will read any more is left out then, so this is an upper bound until finish().
       std::set<const onnx::TensorProto*> gone;
       for (const auto& [weight, entry] : weights)
@@ -139,18 +144,20 @@ class OnnxExporter final : public Exporter {
           bytes += source.model().tensor(initializer).bytes.size();
     }
 
-    void add_matrix(const OutputTensor& tensor, const OnnxWeight& weight, OnnxFormMaker make_form, int level) {
-      if (!weight.obstacle.empty() && weight.op != OnnxWeight::Op::kMatMulNBits)
+    void add_matrix(const OutputTensor& tensor, const OnnxWeight& weight, OnnxFormMaker make_form,
+                    const OutputModel& model, int64_t opset) {
+      if (!weight.obstacle.empty() && !weight.is_packed())
         throw Error(ErrorKind::kUsage,
                     cat(tensor.name, ": cannot be replaced: ", weight.obstacle, "; leave it with --skip"));
       const auto stored = onnx_dtype(weight.tensor->data_type());
-      if (weight.op != OnnxWeight::Op::kMatMulNBits && stored != tensor.spec->scale_dtype)
+      if (!weight.is_packed() && stored != tensor.spec->scale_dtype)
         throw Error(ErrorKind::kUsage, cat(tensor.name, ": its node computes in ",
                                            onnx_type_name(weight.tensor->data_type()), "; leave out --dtype"));
       std::unique_ptr<Weight>& entry = weights[&weight];
       if (!entry) {
         entry = std::make_unique<Weight>();
-        entry->form = make_form({weight, *tensor.spec, tensor.activations, level});
+        entry->form =
+            make_form({weight, *tensor.spec, tensor.activations, model.accuracy_level, model.tensor_ranges, opset});
         entry->spec = *tensor.spec;
         entry->activations = tensor.activations;
         entry->first_tensor = tensor.name;
@@ -218,15 +225,14 @@ class OnnxExporter final : public Exporter {
     }
     for (const int i : weight.nodes) {
       const onnx::NodeProto& node = graph.node(i);
-      for (int k = weight.op == OnnxWeight::Op::kGather ? 0 : 1; k < node.input_size(); ++k)
-        maybe_unused.insert(node.input(k));
+      for (int k = weight.is_table() ? 0 : 1; k < node.input_size(); ++k) maybe_unused.insert(node.input(k));
       splice.replace(i, entry.form->replace(node, entry.names));
     }
   }
 
-  // Operators that the output uses must be imported; an opset is never raised (see Plan) or lowered.
+  // Operators that the output uses must be imported; ONNX's own are: raise_opset() sees to their version.
   void import(onnx::ModelProto& proto, const std::string& domain, int64_t version) const {
-    if (version == 0 || source_.model().opset(domain) >= version) return;
+    if (domain.empty() || source_.model().opset(domain) >= version) return;
     onnx::OperatorSetIdProto& set = *proto.add_opset_import();
     set.set_domain(domain);
     set.set_version(version);
@@ -268,6 +274,11 @@ void check_onnx(const OutputTensor& tensor) {
                       describe(spec),
                       "; use --bits 8 --act-bits 8, or weights alone with --act none (--accuracy-level "
                       "4 then lets ONNX Runtime round inputs)"));
+    if (inputs.mode == ActivationSpec::Mode::kDynamicPerToken && !inputs.symmetric)
+      throw Error(ErrorKind::kUsage,
+                  cat(tensor.name,
+                      ": ONNX's products of integers have one zero point for all tokens, so dynamic inputs "
+                      "are symmetric; use --scheme W8A8"));
     if (!spec.per_tensor && spec.groups(tensor.cols()) > 1)
       throw Error(ErrorKind::kUsage,
                   cat(tensor.name, ": ONNX's products of integers have one scale for each output, not groups of ",

@@ -11,7 +11,7 @@ class FloatForm final : public OnnxForm {
   FloatForm(const OnnxWeight& weight, const QuantSpec& spec)
       : weight_(weight), dtype_(spec.scale_dtype), element_(byte_size(spec.scale_dtype, 1)) {
     // All nodes of a weight read it the same way but for Gemm's transB, which replace() sets.
-    transposed_ = weight.op == OnnxWeight::Op::kMatMul;
+    transposed_ = onnx_reads_transposed(weight);
     const Shape shape = transposed_ ? Shape{weight.cols, weight.rows} : Shape{weight.rows, weight.cols};
     parts_.push_back(
         {cat("_fake", spec.bits), onnx_type_of(dtype_), shape, byte_size(dtype_, weight.rows * weight.cols)});
@@ -30,31 +30,55 @@ class FloatForm final : public OnnxForm {
   }
 
   OnnxReplacement replace(const onnx::NodeProto& node, std::span<const std::string> names) const override {
-    onnx::NodeProto changed = node;
-    changed.set_input(node.op_type() == "Gather" ? 0 : 1, names[0]);
-    if (node.op_type() == "Gemm") set_transposed(changed, !transposed_);
-    if (node.op_type() == "MatMul" && !transposed_)
-      throw Error(ErrorKind::kUnsupported, cat("node ", onnx_node_name(node), " shares its weight with a Gemm"));
-    return {{changed}, {}};
+    return {onnx_with_floats(node, names[0], transposed_), {}};
   }
 
  private:
-  static void set_transposed(onnx::NodeProto& gemm, bool transposed) {
-    for (onnx::AttributeProto& attribute : *gemm.mutable_attribute())
-      if (attribute.name() == "transB") return attribute.set_i(transposed ? 1 : 0);
-    onnx::AttributeProto& attribute = *gemm.add_attribute();
-    attribute.set_name("transB");
-    attribute.set_type(2);
-    attribute.set_i(transposed ? 1 : 0);
-  }
-
   const OnnxWeight& weight_;
   DType dtype_;
   size_t element_;
   bool transposed_;
 };
 
+void set_transposed(onnx::NodeProto& gemm, bool transposed) {
+  for (onnx::AttributeProto& attribute : *gemm.mutable_attribute())
+    if (attribute.name() == "transB") return attribute.set_i(transposed ? 1 : 0);
+  set_onnx_int(gemm, "transB", transposed ? 1 : 0);
+}
+
 }  // namespace
+
+std::vector<onnx::NodeProto> onnx_with_floats(const onnx::NodeProto& node, const std::string& value, bool transposed) {
+  const std::string& op = node.op_type();
+  if (op == "MatMul" && !transposed)
+    throw Error(ErrorKind::kUnsupported, cat("node ", onnx_node_name(node), " shares its weight with a Gemm"));
+  if (op == "MatMul" || op == "Gemm" || op == "Gather") {
+    onnx::NodeProto changed = node;
+    changed.set_input(op == "Gather" ? 0 : 1, value);
+    if (op == "Gemm") set_transposed(changed, !transposed);
+    return {changed};
+  }
+  onnx::NodeProto plain;
+  plain.set_name(onnx_node_name(node));
+  if (op == "GatherBlockQuantized") {
+    plain.set_op_type("Gather");
+    for (const std::string* input : {&value, &node.input(1)}) plain.add_input(*input);
+    plain.add_output(node.output(0));
+    return {plain};
+  }
+  plain.set_op_type("MatMul");
+  for (const std::string* input : {&node.input(0), &value}) plain.add_input(*input);
+  const std::string bias = onnx_bias(node);
+  plain.add_output(bias.empty() ? node.output(0) : onnx_new(node.output(0) + "_product"));
+  if (bias.empty()) return {plain};
+  onnx::NodeProto add;
+  add.set_name(plain.name());
+  add.set_op_type("Add");
+  for (const std::string* input : {&plain.output(0), &bias}) add.add_input(*input);
+  add.add_output(node.output(0));
+  plain.set_name(plain.output(0));
+  return {plain, add};
+}
 
 std::unique_ptr<OnnxForm> onnx_float_form(const OnnxWeight& weight, const QuantSpec& spec) {
   return std::make_unique<FloatForm>(weight, spec);

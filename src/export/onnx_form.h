@@ -16,6 +16,8 @@ struct OnnxQuantized {
   const QuantSpec& spec;
   const ActivationSpec& activations;  // kStatic: with scale and zero point
   int accuracy_level;
+  bool tensor_ranges;  // of dynamic inputs; see OutputModel
+  int64_t opset;       // of the graph
 };
 
 // The name of a value or constant that is not in the source's graph, until OnnxSplice gives it the final one.
@@ -69,6 +71,14 @@ std::unique_ptr<OnnxForm> onnx_integer_form(const OnnxQuantized& quantized, bool
 // Bytes of its initializers, those of its inputs' range left out.
 size_t onnx_integer_bytes(const QuantSpec& spec, size_t rows, size_t cols, bool qdq);
 
+// The node with a float weight, `value`, instead of its own: [inputs, outputs] when `transposed`, else [outputs,
+// inputs] or a table. Operators on packed weights become those on floats. Throws Error(kUnsupported) for a MatMul that
+// is to read [outputs, inputs].
+std::vector<onnx::NodeProto> onnx_with_floats(const onnx::NodeProto& node, const std::string& value, bool transposed);
+// Does the form for floats or dequantized ones keep [inputs, outputs]?
+inline bool onnx_reads_transposed(const OnnxWeight& weight) {
+  return weight.op == OnnxWeight::Op::kMatMul || weight.op == OnnxWeight::Op::kMatMulNBits;
+}
 // The value that a product adds to its outputs, or "".
 std::string onnx_bias(const onnx::NodeProto& node);
 void set_onnx_int(onnx::NodeProto& node, const char* name, size_t value);

@@ -2,7 +2,10 @@
 // output (W = s_n (c - z_n)) and one for all inputs (x = s_x (q - z_x)) a product of integers needs one factor for each
 // output alone.
 //
-//   dynamic, onnx   DynamicQuantizeLinear, MatMulInteger, Cast, Mul: ONNX Runtime fuses them
+//   dynamic, onnx   |x| / 127 of each token by ReduceMax, Div, Round, Cast; MatMulInteger, Cast, Mul. Codes are stored
+//                   with 128 added: ONNX Runtime multiplies unsigned inputs several times faster than signed ones.
+//   the same with one range for all tokens
+//                   DynamicQuantizeLinear, MatMulInteger, Cast, Mul, which ONNX Runtime fuses
 //   static, onnx    QuantizeLinear, MatMulIntegerToFloat of com.microsoft. QLinearMatMul would round the outputs too,
 //                   which are no other integer operator's inputs here.
 //   static, qdq     QuantizeLinear, DequantizeLinear, MatMul of a dequantized weight, which ONNX Runtime makes
@@ -51,6 +54,8 @@ class IntegerForm final : public OnnxForm {
         per_tensor_(quantized.spec.per_tensor),
         float_type_(onnx_type_of(quantized.spec.scale_dtype)),
         activations_(quantized.activations),
+        tensor_ranges_(quantized.tensor_ranges),
+        opset_(quantized.opset),
         qdq_(qdq) {
     const int type = symmetric_ ? onnx_type::kInt8 : onnx_type::kUint8;
     parts_.push_back({"_quantized", type, {cols_, rows_}, rows_ * cols_});
@@ -97,9 +102,12 @@ class IntegerForm final : public OnnxForm {
       out.nodes.push_back(make_cast(input, onnx_new(input + "_float"), onnx_type::kFloat));
       input = onnx_new(input + "_float");
     }
-    const Input x(input, node.input(0));
+    Input x(input, node.input(0));
     const bool dynamic = activations_.mode == ActivationSpec::Mode::kDynamicPerToken;
-    if (dynamic) {
+    if (dynamic && !tensor_ranges_) {
+      x.zero = onnx_new("token_zero_point");
+      add_token_ranges(out, x);
+    } else if (dynamic) {
       out.nodes.push_back(make_node("DynamicQuantizeLinear", {input}, {x.quantized, x.scale, x.zero}));
     } else {
       out.constants.push_back(scalar(x.scale, onnx_type::kFloat, activations_.scale));
@@ -130,9 +138,45 @@ class IntegerForm final : public OnnxForm {
           quantized(onnx_new(base + "_quantized")),
           scale(onnx_new(base + "_scale")),
           zero(onnx_new(base + "_zero_point")),
-          dequantized(onnx_new(base + "_dequantized")) {}
+          dequantized(onnx_new(base + "_dequantized")),
+          base_(base) {}
+    std::string step(const char* name) const { return onnx_new(base_ + name); }
     std::string value, quantized, scale, zero, dequantized;
+
+   private:
+    std::string base_;
   };
+
+  // Symmetric codes plus 128, and the scale of each token, [..., 1].
+  void add_token_ranges(OnnxReplacement& out, const Input& x) const {
+    const std::string axes = onnx_new("token_axes"), least = onnx_new("token_least"), step = onnx_new("token_step"),
+                      middle = onnx_new("token_middle");
+    out.nodes.push_back(make_node("Abs", {x.value}, {x.step("_abs")}));
+    out.nodes.push_back(make_node("ReduceMax", {x.step("_abs")}, {x.step("_max")}));
+    set_onnx_int(out.nodes.back(), "keepdims", 1);
+    constexpr int64_t kInputSince = 18;  // ReduceMax's axes were an attribute before
+    if (opset_ >= kInputSince) {
+      out.constants.push_back(scalar(axes, onnx_type::kInt64, int64_t{-1}));
+      out.constants.back().add_dims(1);
+      out.nodes.back().add_input(axes);
+    } else {
+      onnx::AttributeProto& attribute = *out.nodes.back().add_attribute();
+      attribute.set_name("axes");
+      attribute.set_type(7);
+      attribute.add_ints(-1);
+    }
+    // A token of zeros must not be divided by 0.
+    out.constants.push_back(scalar(least, onnx_type::kFloat, 1e-30f));
+    out.constants.push_back(scalar(step, onnx_type::kFloat, 1.0f / 127));
+    out.constants.push_back(scalar(middle, onnx_type::kFloat, 128.0f));
+    out.constants.push_back(scalar(x.zero, onnx_type::kUint8, uint8_t{128}));
+    out.nodes.push_back(make_node("Max", {x.step("_max"), least}, {x.step("_range")}));
+    out.nodes.push_back(make_node("Mul", {x.step("_range"), step}, {x.scale}));
+    out.nodes.push_back(make_node("Div", {x.value, x.scale}, {x.step("_steps")}));
+    out.nodes.push_back(make_node("Round", {x.step("_steps")}, {x.step("_rounded")}));
+    out.nodes.push_back(make_node("Add", {x.step("_rounded"), middle}, {x.step("_codes")}));
+    out.nodes.push_back(make_cast(x.step("_codes"), x.quantized, onnx_type::kUint8));
+  }
 
   void add_integer_product(OnnxReplacement& out, const Input& x, const std::string& result,
                            std::span<const std::string> names, const std::string& product) const {
@@ -141,8 +185,13 @@ class IntegerForm final : public OnnxForm {
     out.nodes.push_back(make_node("MatMulInteger", {x.quantized, names[0], x.zero}, {sums}));
     if (!symmetric_) out.nodes.back().add_input(names[2]);
     out.nodes.push_back(make_cast(sums, floats, onnx_type::kFloat));
-    out.nodes.push_back(make_node("Mul", {x.scale, names[1]}, {scales}));
-    out.nodes.push_back(make_node("Mul", {floats, scales}, {product}));
+    if (tensor_ranges_) {
+      out.nodes.push_back(make_node("Mul", {x.scale, names[1]}, {scales}));
+      out.nodes.push_back(make_node("Mul", {floats, scales}, {product}));
+    } else {
+      out.nodes.push_back(make_node("Mul", {floats, x.scale}, {scales}));
+      out.nodes.push_back(make_node("Mul", {scales, names[1]}, {product}));
+    }
   }
 
   void add_fused_product(OnnxReplacement& out, const Input& x, std::span<const std::string> names,
@@ -166,6 +215,8 @@ class IntegerForm final : public OnnxForm {
   bool symmetric_, per_tensor_;
   int float_type_;  // of the graph
   ActivationSpec activations_;
+  bool tensor_ranges_;
+  int64_t opset_;
   bool qdq_;
 };
 

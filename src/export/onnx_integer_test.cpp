@@ -52,10 +52,13 @@ QuantizedMatrix random_codes(const QuantSpec& spec, size_t rows, size_t cols, ui
   return q;
 }
 
-// y = rounded x times W^T in double, from the codes.
-std::vector<double> product(const std::vector<double>& x, const QuantizedMatrix& q, double scale, double zero) {
+// y = rounded x times W^T in double, from the codes. `quantizer` gives {scale, zero} for some of the inputs.
+template <class Quantizer>
+std::vector<double> product(const std::vector<double>& x, const QuantizedMatrix& q, const Quantizer& quantizer) {
   std::vector<double> y;
-  for (size_t t = 0; t < x.size() / q.cols; ++t)
+  for (size_t t = 0; t < x.size() / q.cols; ++t) {
+    const auto [scale, zero] = quantizer(x, std::vector(x.begin() + static_cast<ptrdiff_t>(t * q.cols),
+                                                        x.begin() + static_cast<ptrdiff_t>((t + 1) * q.cols)));
     for (size_t r = 0; r < q.rows; ++r) {
       const size_t at = q.spec.per_tensor ? 0 : r;
       const double w_zero = q.spec.symmetric ? 128 : q.zeros[at];
@@ -65,17 +68,22 @@ std::vector<double> product(const std::vector<double>& x, const QuantizedMatrix&
                (q.codes[r * q.cols + c] - w_zero);
       y.push_back(sum * scale * double{q.scales[at]});
     }
+  }
   return y;
 }
 
 class IntegerProducts : public testing::Test {
  protected:
   // Rows go in slices, the second one first.
-  void write(const std::string& format, const QuantSpec& spec, Mode mode, const onnx::ModelProto& model = graph()) {
+  void write(const std::string& format, const QuantSpec& spec, Mode mode, const onnx::ModelProto& model = graph(),
+             bool tensor_ranges = false) {
     write_text_file(folder_ / "model.onnx", model.SerializeAsString());
     source_ = open_onnx_graph(folder_ / "model.onnx");
     OutputModel output{*source_, {}, DType::kF32, false, ""};
-    const ActivationSpec outer{mode, 8, false, Grid::kInt, 0.02f, 90}, inner{mode, 8, false, Grid::kInt, 0.5f, 130};
+    output.tensor_ranges = tensor_ranges;
+    const bool symmetric = mode == Mode::kDynamicPerToken;
+    const ActivationSpec outer{mode, 8, symmetric, Grid::kInt, 0.02f, 90},
+        inner{mode, 8, symmetric, Grid::kInt, 0.5f, 130};
     for (const char* name : {"one", "two", "three"}) {
       const StoredTensor& tensor = source_->get(name);
       output.tensors.push_back({name, tensor.shape(), spec, name[1] == 'h' ? inner : outer, DType::kF32});
@@ -107,24 +115,26 @@ class IntegerProducts : public testing::Test {
   }
 
   // The output graph, computed operator by operator, against the codes' meaning.
-  void expect_right(Mode mode) {
+  void expect_right(Mode mode, bool tensor_ranges = false) {
     const std::vector<float> x = random_floats(kTokens * kIn, 9);
     OnnxEvaluator evaluator(*out_);
     evaluator["x"] = {kTokens, kIn, {x.begin(), x.end()}};
     evaluator.run();
-    const auto quantizer = [&](const std::vector<double>& v, double scale, double zero) {
-      if (mode == Mode::kStatic) return std::pair(double{static_cast<float>(scale)}, zero);
-      const double low = std::min(0.0, *std::min_element(v.begin(), v.end())),
-                   high = std::max(0.0, *std::max_element(v.begin(), v.end()));
-      return std::pair((high - low) / 255, std::nearbyint(-low / ((high - low) / 255)));
+    const auto quantizer = [&](float scale, double zero) {
+      return [=](const std::vector<double>& all, const std::vector<double>& token) {
+        if (mode == Mode::kStatic) return std::pair(double{scale}, zero);
+        const std::vector<double>& v = tensor_ranges ? all : token;
+        const auto [least, most] = std::minmax_element(v.begin(), v.end());
+        if (!tensor_ranges) return std::pair(std::max(-*least, *most) * double{1.0f / 127}, 0.0 + 128);
+        const double low = std::min(0.0, *least), step = (std::max(0.0, *most) - low) / 255;
+        return std::pair(step, std::nearbyint(-low / step));
+      };
     };
     const std::vector<double> wide(x.begin(), x.end());
-    const auto [s1, z1] = quantizer(wide, 0.02, 90);
-    std::vector<double> middle = product(wide, codes_[0], s1, z1);
-    const std::vector<double> right = product(wide, codes_[1], s1, z1);
+    std::vector<double> middle = product(wide, codes_[0], quantizer(0.02f, 90));
+    const std::vector<double> right = product(wide, codes_[1], quantizer(0.02f, 90));
     for (size_t i = 0; i < middle.size(); ++i) middle[i] += right[i];
-    const auto [s2, z2] = quantizer(middle, 0.5, 130);
-    std::vector<double> want = product(middle, codes_[2], s2, z2);
+    const std::vector<double> want = product(middle, codes_[2], quantizer(0.5f, 130));
     const std::vector<float> bias = random_floats(kLast, 4);
     const auto& got = evaluator["out"];
     ASSERT_EQ(got.v.size(), want.size());
@@ -152,12 +162,13 @@ QuantSpec int8(bool symmetric, bool per_tensor = false) {
   return spec;
 }
 
-TEST_F(IntegerProducts, DynamicRanges) {
-  using Counts = std::map<std::string, size_t>;
+using Counts = std::map<std::string, size_t>;
+
+TEST_F(IntegerProducts, RangesOfTheWholeInput) {
   for (const bool symmetric : {true, false})
     for (const bool per_tensor : {true, false}) {
-      write("onnx", int8(symmetric, per_tensor), Mode::kDynamicPerToken);
-      expect_right(Mode::kDynamicPerToken);
+      write("onnx", int8(symmetric, per_tensor), Mode::kDynamicPerToken, graph(), true);
+      expect_right(Mode::kDynamicPerToken, true);
       // Both products of x read what one node made of it.
       EXPECT_EQ(operators(),
                 (Counts{{"DynamicQuantizeLinear", 2}, {"MatMulInteger", 3}, {"Cast", 3}, {"Mul", 6}, {"Add", 2}}));
@@ -165,8 +176,31 @@ TEST_F(IntegerProducts, DynamicRanges) {
   EXPECT_EQ(out_->opset("com.microsoft"), 0);
 }
 
+TEST_F(IntegerProducts, RangesOfEachToken) {
+  for (const int64_t opset : {13, 21})
+    for (const bool symmetric : {true, false}) {
+      onnx::ModelProto model = graph();
+      model.mutable_opset_import(0)->set_version(opset);
+      write("onnx", int8(symmetric), Mode::kDynamicPerToken, model);
+      expect_right(Mode::kDynamicPerToken);
+      EXPECT_EQ(operators(), (Counts{{"Abs", 2},
+                                     {"ReduceMax", 2},
+                                     {"Max", 2},
+                                     {"Mul", 2 + 6},
+                                     {"Div", 2},
+                                     {"Round", 2},
+                                     {"Cast", 2 + 3},
+                                     {"MatMulInteger", 3},
+                                     {"Add", 2 + 2}}));
+      for (const onnx::NodeProto& node : out_->graph().node())
+        if (node.op_type() == "ReduceMax") {
+          EXPECT_EQ(node.input_size(), opset < 18 ? 1 : 2);
+          EXPECT_EQ(find_attribute(node, "axes") != nullptr, opset < 18);
+        }
+    }
+}
+
 TEST_F(IntegerProducts, StaticRanges) {
-  using Counts = std::map<std::string, size_t>;
   for (const bool symmetric : {true, false})
     for (const bool per_tensor : {true, false}) {
       write("onnx", int8(symmetric, per_tensor), Mode::kStatic);
@@ -198,8 +232,8 @@ TEST_F(IntegerProducts, HalfPrecisionGraphsAreCast) {
 }
 
 TEST_F(IntegerProducts, WhatOperatorsCannotHoldIsRefused) {
-  const auto refused = [&](const char* format, QuantSpec spec, Mode mode, int bits = 8) {
-    OutputTensor tensor{"name", {8, 64}, spec, {mode, bits, false}, DType::kF32};
+  const auto refused = [&](const char* format, QuantSpec spec, Mode mode, int bits = 8, bool symmetric = true) {
+    OutputTensor tensor{"name", {8, 64}, spec, {mode, bits, symmetric}, DType::kF32};
     return error_text([&] { find_exporter(format).check(tensor); });
   };
   QuantSpec groups = int8(true), four = int8(true);
@@ -209,6 +243,7 @@ TEST_F(IntegerProducts, WhatOperatorsCannotHoldIsRefused) {
   EXPECT_THAT(refused("onnx", four, Mode::kDynamicPerToken), HasSubstr("8-bit integers"));
   EXPECT_THAT(refused("onnx", int8(true), Mode::kStatic, 6), HasSubstr("--act-bits 8"));
   EXPECT_THAT(refused("onnx-qdq", int8(true), Mode::kDynamicPerToken), HasSubstr("--act static"));
+  EXPECT_THAT(refused("onnx", int8(true), Mode::kDynamicPerToken, 8, false), HasSubstr("symmetric"));
   groups.group = 64;  // a group that is the row
   EXPECT_EQ(refused("onnx", groups, Mode::kStatic), "");
 }

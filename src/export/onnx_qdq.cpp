@@ -21,7 +21,7 @@ class QdqForm final : public OnnxForm {
       : spec_(spec),
         rows_(weight.rows),
         cols_(weight.cols),
-        transposed_(weight.op == OnnxWeight::Op::kMatMul),
+        transposed_(onnx_reads_transposed(weight)),
         blocked_(!spec.per_tensor && spec.group != QuantSpec::kWholeRow && spec.group < weight.cols),
         groups_(blocked_ ? spec.groups(weight.cols) : 1) {
     const int type = spec.bits == 4 ? (spec.symmetric ? onnx_type::kInt4 : onnx_type::kUint4)
@@ -77,17 +77,10 @@ class QdqForm final : public OnnxForm {
     const bool along_first = transposed_ == blocked_;  // blocks lie along the inputs, single scales along the outputs
     set_onnx_int(dequantize, "axis", along_first ? 0 : 1);
     if (blocked_) set_onnx_int(dequantize, "block_size", spec_.group);
-    onnx::NodeProto changed = node;
-    changed.set_input(node.op_type() == "Gather" ? 0 : 1, floats);
-    if (node.op_type() == "Gemm") {
-      bool found = false;
-      for (onnx::AttributeProto& attribute : *changed.mutable_attribute())
-        if (attribute.name() == "transB") attribute.set_i(transposed_ ? 0 : 1), found = true;
-      if (!found && !transposed_) set_onnx_int(changed, "transB", 1);
-    } else if (node.op_type() == "MatMul" && !transposed_) {
-      throw Error(ErrorKind::kUnsupported, cat("node ", onnx_node_name(node), " shares its weight with a Gemm"));
-    }
-    return {{dequantize, changed}, {}};
+    OnnxReplacement out{{dequantize}, {}};
+    for (onnx::NodeProto& changed : onnx_with_floats(node, floats, transposed_))
+      out.nodes.push_back(std::move(changed));
+    return out;
   }
 
  private:
@@ -138,7 +131,7 @@ std::string note(const OutputTensor& tensor) {
 }  // namespace
 
 std::unique_ptr<OnnxForm> onnx_qdq_form(const OnnxQuantized& quantized) {
-  const auto& [weight, spec, activations, accuracy_level] = quantized;
+  const auto& [weight, spec, activations, accuracy_level, tensor_ranges, opset] = quantized;
   if (activations.mode != ActivationSpec::Mode::kNone) return onnx_integer_form(quantized, /*qdq=*/true);
   if (!holds(spec)) return onnx_float_form(weight, spec);
   return std::make_unique<QdqForm>(weight, spec);

@@ -5,8 +5,10 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "export/exporter.h"
+#include "export/onnx_form.h"
 #include "export/onnx_layout.h"
 #include "formats/onnx_model.h"
+#include "formats/onnx_test_model.h"
 #include "model/onnx_open.h"
 
 namespace nibble {
@@ -68,6 +70,35 @@ TEST(OnnxLayout, LongGroupsRepeatTheirScale) {
   q.zeros = {3, 200};
   const OnnxBlocks layout(q.spec, 16, 48, true);
   EXPECT_THAT(numbers(onnx_zeros(q, layout)), ElementsAre(3, 3, 3, 200, 200, 200));
+}
+
+// "MatMul(x w ) y"
+std::string line(const onnx::NodeProto& node) {
+  std::string text = node.op_type() + "(";
+  for (const std::string& input : node.input()) text += input + " ";
+  return text + ") " + node.output(0);
+}
+
+TEST(OnnxForm, OperatorsOnPackedWeightsBecomeThoseOnFloats) {
+  onnx::ModelProto model;
+  onnx::NodeProto& product = add_node(model, "MatMulNBits", "p", {"x", "codes", "scales", "", "", "c"}, {"y"});
+  product.set_domain("com.microsoft");
+  set_int(product, "bits", 4);
+  const auto with_bias = onnx_with_floats(product, "w", true);
+  ASSERT_EQ(with_bias.size(), 2u);
+  EXPECT_EQ(line(with_bias[0]), "MatMul(x w ) " + onnx_new("y_product"));
+  EXPECT_EQ(line(with_bias[1]), "Add(" + onnx_new("y_product") + " c ) y");
+  EXPECT_EQ(with_bias[0].domain(), "");
+  EXPECT_EQ(with_bias[0].attribute_size(), 0);
+  product.mutable_input()->DeleteSubrange(3, 3);
+  ASSERT_EQ(onnx_with_floats(product, "w", true).size(), 1u);
+  EXPECT_EQ(line(onnx_with_floats(product, "w", true)[0]), "MatMul(x w ) y");
+  const onnx::NodeProto& table =
+      add_node(model, "GatherBlockQuantized", "t", {"codes", "ids", "scales", "zeros"}, {"e"});
+  EXPECT_EQ(line(onnx_with_floats(table, "w", false)[0]), "Gather(w ids ) e");
+  const onnx::NodeProto& gemm = add_node(model, "Gemm", "g", {"x", "v", "c"}, {"z"});
+  EXPECT_EQ(line(onnx_with_floats(gemm, "w", false)[0]), "Gemm(x w c ) z");
+  EXPECT_EQ(int_attribute(onnx_with_floats(gemm, "w", false)[0], "transB", 0), 1);
 }
 
 TEST(OnnxExporter, NeedsAnOnnxSource) {

@@ -50,6 +50,7 @@ bool known_operator(const onnx::NodeProto& node) {
                                                            "SkipSimplifiedLayerNormalization",
                                                            "MatMul",
                                                            "MatMulNBits",
+                                                           "GatherBlockQuantized",
                                                            "GroupQueryAttention",
                                                            "Sigmoid",
                                                            "Mul",
@@ -112,7 +113,7 @@ OnnxDecoder::OnnxDecoder(const fs::path& file) : OnnxSource(file) {
                  Names names;
                  for (const OnnxWeight& weight : weights_) {
                    if (weight.op == OnnxWeight::Op::kGemm) unknown(cat("node ", weight.name, " is a Gemm"));
-                   if (weight.op == OnnxWeight::Op::kGather)
+                   if (weight.is_table())
                      names.embedding = &weight;
                    else if (!names.products.emplace(module_of(weight.name), &weight).second)
                      unknown(cat("two products belong to ", module_of(weight.name)));

@@ -58,7 +58,7 @@ class GraphSource final : public OnnxSource {
     with_context([&] { return file.string(); },
                  [&] {
                    for (const OnnxWeight& weight : weights_) {
-                     if (weight.op == OnnxWeight::Op::kMatMulNBits) continue;
+                     if (weight.is_packed()) continue;
                      add(onnx_rows(model_, weight, weight.name, 0, weight.rows), {&weight, nullptr, 0});
                    }
                    index_tensors();

@@ -98,6 +98,36 @@ class OnnxDecoder : public testing::Test {
   TemporaryFolder folder_;
 };
 
+TEST_F(OnnxDecoder, ReadsPackedEmbeddings) {
+  onnx::ModelProto model = decoder();
+  // 5 words, 4 wide: 4-bit codes, low first, in one block of 16 columns.
+  onnx::TensorProto& codes = *model.mutable_graph()->add_initializer();
+  codes.set_name("codes");
+  codes.set_data_type(onnx_type::kUint8);
+  codes.add_dims(5);
+  codes.add_dims(2);
+  std::string bytes(10, '\x98');
+  bytes[6] = '\x1f', bytes[7] = '\x80';  // of word 3: 15, 1, 0, 8
+  codes.set_raw_data(bytes);
+  add_floats(model, "scales", {5, 1}, {1, 1, 1, 0.5f, 1});
+  onnx::NodeProto& gather = *model.mutable_graph()->mutable_node(1);
+  ASSERT_EQ(gather.op_type(), "Gather");
+  gather.set_op_type("GatherBlockQuantized");
+  gather.set_domain("com.microsoft");
+  gather.set_input(0, "codes");
+  gather.add_input("scales");
+  set_int(gather, "block_size", 16);
+  const auto source = open(model);
+  const StoredTensor& table = source->get("model.embed_tokens.weight");
+  EXPECT_EQ(table.shape(), (Shape{5, 4}));
+  EXPECT_EQ(rows(table, 3, 4), (std::vector<float>{3.5f, -3.5f, -4, 0}));
+  EXPECT_EQ(rows(table, 0, 1), (std::vector<float>{0, 1, 0, 1}));
+  EXPECT_EQ(describe(*table.spec()), "int4 sym full-range g16");
+  codes.mutable_raw_data()->pop_back();
+  codes.set_dims(0, 5);
+  EXPECT_NE(error_of(model), "");
+}
+
 TEST_F(OnnxDecoder, ShowsTheModelThatTheGraphWasMadeFrom) {
   const auto source = open(decoder());
   const ModelConfig config = parse_config(source->config());

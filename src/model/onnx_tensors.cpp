@@ -70,7 +70,8 @@ class OnnxFloats final : public StoredTensor {
 };
 
 // Rows of MatMulNBits' weight: codes [rows, blocks, block * bits / 8], LSB first; scales [rows, blocks]; zero points
-// packed along each row, or in the scales' type. Source: ONNX Runtime's ContribOperators.md.
+// packed along each row, or in the scales' type. GatherBlockQuantized's tables are the same, but the last block of a
+// row may be short. Source: ONNX Runtime's ContribOperators.md.
 class OnnxPacked final : public StoredTensor {
  public:
   OnnxPacked(std::shared_ptr<const OnnxModel> model, const OnnxWeight& weight, std::string name, size_t first,
@@ -81,11 +82,13 @@ class OnnxPacked final : public StoredTensor {
     const OnnxGraphIndex index(model_->graph());
     QuantSpec spec;
     spec.bits = checked_cast<int>(int_attribute(node, "bits", 4), "bits");
-    spec.group = checked_cast<size_t>(int_attribute(node, "block_size", 0), "block_size");
+    const bool table = weight.op == OnnxWeight::Op::kGatherBlockQuantized;
+    spec.group = checked_cast<size_t>(int_attribute(node, "block_size", table ? 128 : 0), "block_size");
     if (spec.bits < 1 || spec.bits > 8 || spec.group == 0 || spec.group % 8 != 0)
       throw Error(ErrorKind::kCorrupt, cat(spec.bits, " bits in blocks of ", spec.group, " columns"));
     blocks_ = ceil_div(weight.cols, spec.group);
-    block_bytes_ = spec.group * static_cast<size_t>(spec.bits) / 8;
+    const auto bits = static_cast<size_t>(spec.bits);
+    row_bytes_ = table ? weight.cols * bits / 8 : checked_mul(blocks_, spec.group * bits / 8, "size");
     const auto input = [&](int i) -> const onnx::TensorProto* {
       if (i >= node.input_size() || node.input(i).empty()) return nullptr;
       const onnx::TensorProto* tensor = index.initializer(node.input(i));
@@ -96,9 +99,9 @@ class OnnxPacked final : public StoredTensor {
       if (tensor.bytes.size() != bytes)
         throw Error(ErrorKind::kCorrupt, cat("its ", what, " hold ", tensor.bytes.size(), " bytes, expected ", bytes));
     };
-    if (input(4)) throw Error(ErrorKind::kUnsupported, "its columns are reordered (g_idx)");
+    if (!table && input(4)) throw Error(ErrorKind::kUnsupported, "its columns are reordered (g_idx)");
     codes_ = model_->tensor(*weight.tensor);
-    expect(codes_, checked_mul(checked_mul(weight.rows, blocks_, "size"), block_bytes_, "size"), "codes");
+    expect(codes_, checked_mul(weight.rows, row_bytes_, "size"), "codes");
     if (!input(2)) throw Error(ErrorKind::kCorrupt, "it has no scales");
     scales_ = model_->tensor(*input(2));
     dtype_ = float_type(scales_.type, name_);
@@ -118,7 +121,7 @@ class OnnxPacked final : public StoredTensor {
     spec_ = spec;
     shape_ = {rows, weight.cols};
     type_name_ = cat("int", spec.bits);
-    bytes_ = rows * blocks_ * block_bytes_ + (scales_.bytes.size() + zeros_.bytes.size()) * rows / weight.rows;
+    bytes_ = rows * row_bytes_ + (scales_.bytes.size() + zeros_.bytes.size()) * rows / weight.rows;
   }
 
   void read_rows(size_t begin, size_t end, float* out) const override {
@@ -143,7 +146,7 @@ class OnnxPacked final : public StoredTensor {
       for (size_t i = 0; i < q.mins.size(); ++i) q.mins[i] *= -q.scales[i];
     }
     for (size_t r = 0; r < q.rows; ++r) {
-      const auto* row = reinterpret_cast<const uint8_t*>(codes_.bytes.data()) + (from + r) * blocks_ * block_bytes_;
+      const auto* row = reinterpret_cast<const uint8_t*>(codes_.bytes.data()) + (from + r) * row_bytes_;
       // Blocks are whole bytes, so a row is one stream; only its end is padded.
       unpack_codes(row, q.spec.bits, 0, q.cols, q.codes.data() + r * q.cols);
       if (packed_zeros)
@@ -155,15 +158,13 @@ class OnnxPacked final : public StoredTensor {
   }
 
   void release(size_t begin, size_t end) const noexcept override {
-    if (codes_.mapped)
-      release_pages(
-          codes_.bytes.subspan((first_ + begin) * blocks_ * block_bytes_, (end - begin) * blocks_ * block_bytes_));
+    if (codes_.mapped) release_pages(codes_.bytes.subspan((first_ + begin) * row_bytes_, (end - begin) * row_bytes_));
   }
 
  private:
   std::shared_ptr<const OnnxModel> model_;
   OnnxTensor codes_, scales_, zeros_;
-  size_t first_, blocks_ = 0, block_bytes_ = 0, zero_bytes_ = 0;
+  size_t first_, blocks_ = 0, row_bytes_ = 0, zero_bytes_ = 0;
 };
 
 }  // namespace
@@ -175,7 +176,7 @@ std::unique_ptr<StoredTensor> onnx_rows(std::shared_ptr<const OnnxModel> model, 
                         if (first > weight.rows || rows > weight.rows - first)
                           throw Error(ErrorKind::kCorrupt,
                                       cat("its weight has ", weight.rows, " rows, ", first + rows, " are needed"));
-                        if (weight.op == OnnxWeight::Op::kMatMulNBits)
+                        if (weight.is_packed())
                           return std::make_unique<OnnxPacked>(std::move(model), weight, std::move(name), first, rows);
                         OnnxTensor tensor = model->tensor(*weight.tensor);
                         return std::make_unique<OnnxFloats>(std::move(name), std::move(tensor),

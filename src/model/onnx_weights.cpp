@@ -81,6 +81,7 @@ class Finder {
     const std::string& type = node.op_type();
     if (node.domain() == "com.microsoft") {
       if (type == "MatMulNBits" && node.input_size() >= 3) add_packed(node, i);
+      if (type == "GatherBlockQuantized" && node.input_size() >= 3) add_packed_table(node, i);
     } else if (node.domain().empty() || node.domain() == "ai.onnx") {
       if ((type == "MatMul" || type == "Gemm") && node.input_size() >= 2) add_product(node, i);
       if (type == "Gather" && node.input_size() == 2 && int_attribute(node, "axis", 0) == 0) add_table(node, i);
@@ -113,6 +114,23 @@ class Finder {
     weight.tensor = codes;
     weight.rows = checked_cast<size_t>(int_attribute(node, "N", 0), "N");
     weight.cols = checked_cast<size_t>(int_attribute(node, "K", 0), "K");
+    weight.obstacle = "quantized already";
+    add(std::move(weight), node, i);
+  }
+
+  // Of bytes, [rows, width * bits / 8], along the width.
+  void add_packed_table(const onnx::NodeProto& node, int i) {
+    const onnx::TensorProto* codes = index_.initializer(node.input(0));
+    if (!codes || codes->data_type() != onnx_type::kUint8 || codes->dims_size() != 2) return;
+    if (int_attribute(node, "gather_axis", 0) != 0 || int_attribute(node, "quantize_axis", 1) != 1) return;
+    const int64_t bits = int_attribute(node, "bits", 4);
+    if (bits != 2 && bits != 4 && bits != 8) throw Error(ErrorKind::kCorrupt, cat(bits, " bits"));
+    OnnxWeight weight;
+    weight.op = OnnxWeight::Op::kGatherBlockQuantized;
+    weight.tensor = codes;
+    weight.rows = checked_cast<size_t>(codes->dims(0), "an extent");
+    weight.cols =
+        checked_mul(checked_cast<size_t>(codes->dims(1), "an extent"), static_cast<size_t>(8 / bits), "width");
     weight.obstacle = "quantized already";
     add(std::move(weight), node, i);
   }
@@ -160,7 +178,7 @@ std::vector<OnnxWeight> find_onnx_weights(const OnnxModel& model, const OnnxGrap
 const OnnxWeight* last_product(const std::vector<OnnxWeight>& weights) {
   const OnnxWeight* last = nullptr;
   for (const OnnxWeight& weight : weights)
-    if (weight.op != OnnxWeight::Op::kGather && (!last || weight.nodes.back() > last->nodes.back())) last = &weight;
+    if (!weight.is_table() && (!last || weight.nodes.back() > last->nodes.back())) last = &weight;
   return last;
 }
 

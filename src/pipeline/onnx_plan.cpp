@@ -57,7 +57,10 @@ class OnnxPlanner {
       : source_(source), request_(request), format_(format), rules_(request.skip, request.rules) {
     if (request.dtype)
       throw Error(ErrorKind::kUsage, "--dtype: what is not quantized stays as it is in an ONNX graph; leave it out");
+    if (request.observer)
+      throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
     plan_.accuracy_level = request.accuracy_level;
+    plan_.tensor_ranges = request.tensor_ranges;
     if (request.embedding && !request.embedding->keep) {
       TableChoice table = *request.embedding;
       if (!table.group) table.group = kTableGroup;
@@ -101,9 +104,9 @@ class OnnxPlanner {
     PlannedTensor planned;
     planned.source = &tensor;
     planned.name = tensor.name();
-    planned.role = weight.op == OnnxWeight::Op::kGather ? TensorRole::kEmbedding
-                   : &weight == last                    ? TensorRole::kLmHead
-                                                        : TensorRole::kLinear;
+    planned.role = weight.is_table() ? TensorRole::kEmbedding
+                   : &weight == last ? TensorRole::kLmHead
+                                     : TensorRole::kLinear;
     planned.dtype = tensor.dtype();
     decide(planned, weight);
     // What stays is copied with the rest of the graph.

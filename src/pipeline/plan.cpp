@@ -408,6 +408,7 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
     throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");
   QuantizePlan plan = Planner(source, complete, format).make();
   plan.accuracy_level = request.accuracy_level;
+  plan.tensor_ranges = request.tensor_ranges;
   add_sizes(plan, format);
   if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)

@@ -62,6 +62,7 @@ struct QuantizePlan {
   size_t bytes_before = 0;
   size_t bytes_after = 0;
   int accuracy_level = 0;           // see OutputModel
+  bool tensor_ranges = false;       // see OutputModel
   size_t predicted_peak_bytes = 0;  // resident memory of the run
 
   double bits_per_weight() const;

@@ -101,7 +101,8 @@ OutputTensor output_tensor(const PlannedTensor& planned, const ExporterEntry* fo
 }
 
 OutputModel output_model(const Source& source, const QuantizePlan& plan, const ExporterEntry& format) {
-  OutputModel model{source, {}, plan.dtype, plan.tied_embeddings, plan.embedding, plan.scheme, plan.accuracy_level};
+  OutputModel model{source,         {},          plan.dtype,          plan.tied_embeddings,
+                    plan.embedding, plan.scheme, plan.accuracy_level, plan.tensor_ranges};
   for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned, &format));
   return model;
 }

@@ -70,6 +70,7 @@ struct QuantizeRequest {
   std::optional<DType> scale_dtype;
   bool last_matmul = true;     // formats that quantize the head like the linears (ONNX) do so
   int accuracy_level = 0;      // see OutputModel
+  bool tensor_ranges = false;  // see OutputModel
   bool allow_fallback = true;  // a preset's group may shrink until it divides the row
 };
 

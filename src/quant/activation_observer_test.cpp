@@ -142,7 +142,7 @@ ValueRange best_by_definition(const std::vector<float>& values, double width) {
 }
 
 TEST(ActivationObserver, EntropyFindsTheLeastDivergence) {
-  for (const uint64_t seed : {3, 4}) {
+  for (const uint64_t seed : {3U, 4U}) {
     const std::vector<float> values = tailed_values(20000, seed);
     ValueHistogram histogram;
     histogram.add(row(values));

@@ -38,7 +38,7 @@ void expect_counts(const ValueHistogram& histogram, const std::vector<float>& va
 }
 
 TEST(ValueHistogram, CountsAsIfItHadKnownTheRange) {
-  for (const uint64_t seed : {1, 2, 3}) {
+  for (const uint64_t seed : {1U, 2U, 3U}) {
     const std::vector<float> values = wild_values(6000, seed);
     ValueHistogram whole, parts;
     whole.add(matrix<const float>(values.data(), 60, 100));

@@ -65,15 +65,19 @@ def forward(found, table, bias):
     return (x @ found["/layers.2/Gemm"].T + bias) @ found["/head/MatMul"].T
 
 
-def integer_forward(model):
-    """What dynamic W8A8 means: inputs of each product rounded to uint8 with one range, weights from their codes."""
+def integer_forward(model, tensor_ranges):
+    """What dynamic W8A8 means: inputs of each product rounded, with a range for each token or one for all, weights from their codes."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
     def product(x, name):
-        low, high = min(x.min(), 0), max(x.max(), 0)
-        scale = (high - low) / np.float32(255)
-        zero = np.clip(np.rint(-low / scale), 0, 255)
-        rounded = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+        if tensor_ranges:
+            low, high = min(x.min(), 0), max(x.max(), 0)
+            scale = (high - low) / np.float32(255)
+            zero = np.clip(np.rint(-low / scale), 0, 255)
+            rounded = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+        else:
+            scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+            rounded = np.rint(x / scale)
         codes = stored[name + "_quantized"].astype(np.float64) - stored.get(name + "_zero_point", np.float64(0))
         return (rounded @ (codes * stored[name + "_scale"]) * scale).astype(np.float32)
 
@@ -137,14 +141,14 @@ with scratch() as folder:
     expect(np.allclose(logits(fake / "small.onnx"), forward(weights(model)[0], table, bias), atol=1e-6), "3-bit floats")
 
     for flags in (["--scheme", "W8A8"], ["--bits", 8, "--group-size", 0, "--act", "dynamic", "--asym"],
-                  ["--bits", 8, "--granularity", "tensor", "--act", "dynamic"]):
+                  ["--bits", 8, "--granularity", "tensor", "--act", "dynamic", "--dynamic-ranges", "tensor"]):
+        tensor_ranges = "--dynamic-ranges" in flags
         out = folder / f"dynamic-{len(list(folder.iterdir()))}"
         run("quantize", SOURCE, "-o", out, "--format", "onnx", *flags)
         model = load(out / "small.onnx")
         kinds = [node.op_type for node in model.graph.node]
-        # Two products read "narrow" or "once" in turn: every product has an input of its own here.
-        expect(kinds.count("MatMulInteger") == 6 and kinds.count("DynamicQuantizeLinear") == 6, out.name, "has", kinds)
-        got, want = logits(out / "small.onnx"), integer_forward(model)
+        expect(kinds.count("MatMulInteger") == 6 and kinds.count("DynamicQuantizeLinear" if tensor_ranges else "ReduceMax") == 6, out.name, "has", kinds)
+        got, want = logits(out / "small.onnx"), integer_forward(model, tensor_ranges)
         # An input on the edge between two codes may fall to either side.
         expect(np.abs(got - want).max() < 0.02 * largest, out.name, "differs by", np.abs(got - want).max() / largest)
         expect(np.abs(got - expected).max() < 0.15 * largest, out.name, "is far from the float model:", np.abs(got - expected).max() / largest)
@@ -187,4 +191,22 @@ with scratch() as folder:
     expect(abs(errors["folder"] / errors["gptq"] - 1) < 1e-3, "a folder of samples gives something else than a batch:", errors)
     expect(abs(errors["qdq"] / errors["gptq"] - 1) < 1e-3, "DequantizeLinear gives something else than MatMulNBits:", errors)
     compared += len(errors)
+
+    # 4-bit DequantizeLinear needs opset 21: an older graph is raised, and ReduceMean's axes become an input on the way.
+    older = onnx.load(SOURCE)
+    older.opset_import[0].version, older.ir_version = 17, 8
+    at = [node.name for node in older.graph.node].index("/Reshape")
+    older.graph.node[at].input[0] = "shifted"
+    older.graph.node.insert(at, onnx.helper.make_node("ReduceMean", ["again"], ["mean"], name="/mean", axes=[-1], keepdims=1))
+    older.graph.node.insert(at + 1, onnx.helper.make_node("Add", ["again", "mean"], ["shifted"], name="/shift"))
+    onnx.checker.check_model(older, full_check=True)
+    onnx.save(older, folder / "older.onnx")
+    found = {}
+    for format in ("onnx", "onnx-qdq"):
+        run("quantize", folder / "older.onnx", "-o", folder / f"older-{format}", "--format", format, "--bits", 4, "--group-size", 16)
+        model = load(folder / f"older-{format}" / "older.onnx")
+        expect(model.opset_import[0].version == (21 if format == "onnx-qdq" else 17), format, "has opset", model.opset_import[0].version)
+        found[format] = logits(folder / f"older-{format}" / "older.onnx", "1")
+    expect(np.abs(found["onnx"] - found["onnx-qdq"]).max() < 1e-5 * largest, "raising the opset changed the function")
+    compared += 2
 print(f"check_onnx: {compared} graphs agree")
