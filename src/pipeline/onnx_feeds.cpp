@@ -62,12 +62,12 @@ bool is_past(const Input& input) { return input.name.starts_with("past") && inpu
 
 // The width of a head, which onnxruntime-genai's builder may leave open in the graph; 0: not known.
 size_t head_size(const OnnxSource& source) {
-  const std::string file = "genai_config.json";
+  constexpr const char* kFile = "genai_config.json";
   const std::vector<std::string> files = source.side_files();
-  if (std::find(files.begin(), files.end(), file) == files.end()) return 0;
-  return with_context([&] { return file; },
+  if (std::find(files.begin(), files.end(), kFile) == files.end()) return 0;
+  return with_context([] { return kFile; },
                       [&] {
-                        const Json config = parse_json(source.side_file(file), file);
+                        const Json config = parse_json(source.side_file(kFile), kFile);
                         return get_size(get(get(config, "model"), "decoder"), "head_size");
                       });
 }
@@ -92,6 +92,7 @@ std::vector<Input> inputs_of(const OnnxSource& source) {
 
 std::string input_names(const std::vector<Input>& inputs) {
   std::vector<std::string> names;
+  names.reserve(inputs.size());
   for (const Input& input : inputs) names.push_back(input.name);
   return join(names, ", ");
 }
