@@ -55,7 +55,7 @@ struct ApiBase {
 };
 constexpr uint32_t kApiVersion = 11;
 constexpr const char* kOldest = "1.11";
-constexpr int kLogErrors = 3, kBasicOptimizations = 1, kDeviceAllocator = 0, kDefaultMemory = 0;
+constexpr int kLogFatal = 4, kBasicOptimizations = 1, kDeviceAllocator = 0, kDefaultMemory = 0;
 
 // The table, with its calling conventions.
 class Api {
@@ -174,7 +174,7 @@ class Runtime final : public OnnxRuntime {
   Runtime(fs::path path, const Function* table, std::string version)
       : api_(table), path_(std::move(path)), version_(std::move(version)) {
     void* memory = nullptr;
-    api_.call(kCreateEnv, kLogErrors, "nibble", &environment_);
+    api_.call(kCreateEnv, kLogFatal, "nibble", &environment_);
     api_.call(kCreateCpuMemoryInfo, kDeviceAllocator, kDefaultMemory, &memory);
     memory_ = api_.own(memory, kReleaseMemoryInfo);
   }

@@ -118,19 +118,19 @@ std::string OnnxStepRunner::serialize(const OnnxStep& step, const Replace& repla
   return part.SerializeAsString();
 }
 
-void OnnxStepRunner::run(size_t index, const Replace& replace, const Observe& observe) {
-  const OnnxStep& step = steps_[index];
+void OnnxStepRunner::run(size_t step_index, const Replace& replace, const Observe& observe) {
+  const OnnxStep& step = steps_[step_index];
   std::vector<std::pair<std::string, OnnxTensor>> fed;
   std::unique_ptr<OnnxSession> session;
   const std::set<std::string_view> wanted(step.wanted.begin(), step.wanted.end()),
       last(step.last.begin(), step.last.end());
   const auto where = [&] {
-    return cat("step ", index + 1, " of ", steps_.size(),
+    return cat("step ", step_index + 1, " of ", steps_.size(),
                step.nodes.empty() ? "" : cat(", from node ", onnx_node_name(model_.graph().node(step.nodes.front()))));
   };
   for (size_t sample = 0; sample < feeds_.size(); ++sample) {
     check_interrupted();
-    if (index == 0 && observe)
+    if (step_index == 0 && observe)
       for (const std::string& name : step.wanted)
         if (std::find(step.outputs.begin(), step.outputs.end(), name) == step.outputs.end())
           observe(sample, name, input(sample, name));

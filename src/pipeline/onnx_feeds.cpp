@@ -9,6 +9,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/json.h"
 #include "core/mapped_file.h"
 #include "core/text.h"
 #include "formats/npz.h"
@@ -59,6 +60,18 @@ struct Input {
 // Keys and values of earlier tokens; a text starts with none.
 bool is_past(const Input& input) { return input.name.starts_with("past") && input.no_tokens.size() == 4; }
 
+// The width of a head, which onnxruntime-genai's builder may leave open in the graph; 0: not known.
+size_t head_size(const OnnxSource& source) {
+  constexpr const char* kFile = "genai_config.json";
+  const std::vector<std::string> files = source.side_files();
+  if (std::find(files.begin(), files.end(), kFile) == files.end()) return 0;
+  return with_context([] { return kFile; },
+                      [&] {
+                        const Json config = parse_json(source.side_file(kFile), kFile);
+                        return get_size(get(get(config, "model"), "decoder"), "head_size");
+                      });
+}
+
 std::vector<Input> inputs_of(const OnnxSource& source) {
   std::vector<Input> inputs;
   for (const onnx::ValueInfoProto& value : source.model().graph().input()) {
@@ -72,12 +85,14 @@ std::vector<Input> inputs_of(const OnnxSource& source) {
       const size_t open = input.no_tokens.empty() ? 1 : 0;
       input.no_tokens.push_back(dim.has_dim_value() ? checked_cast<size_t>(dim.dim_value(), "an extent") : open);
     }
+    if (is_past(input) && input.no_tokens[3] == 0) input.no_tokens[3] = head_size(source);
   }
   return inputs;
 }
 
 std::string input_names(const std::vector<Input>& inputs) {
   std::vector<std::string> names;
+  names.reserve(inputs.size());
   for (const Input& input : inputs) names.push_back(input.name);
   return join(names, ", ");
 }
@@ -160,13 +175,14 @@ OnnxFeed read_feed(const fs::path& path, const std::vector<Input>& inputs) {
       [&] { return path.string(); },
       [&] {
         OnnxFeed feed;
-        for (auto& [name, view] : parse_npz(file->bytes())) {
+        for (const auto& array : parse_npz(file->bytes())) {
+          const std::string& name = array.first;
           const auto input =
               std::find_if(inputs.begin(), inputs.end(), [&](const Input& each) { return each.name == name; });
           if (input == inputs.end())
             throw Error(ErrorKind::kUsage,
                         cat("holds the array ", quote(name), ", but the graph's inputs are ", input_names(inputs)));
-          TensorView owned = view;
+          TensorView owned = array.second;
           owned.owner = file;
           feed.emplace(name, with_context([&] { return quote(name); }, [&] { return convert(owned, input->type); }));
         }

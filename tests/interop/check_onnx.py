@@ -171,16 +171,25 @@ with scratch() as folder:
     folders.mkdir()
     for i, row in enumerate(ids):
         np.savez(folders / f"{i}.npz", ids=row[None].astype(np.int32))
+    half = load(SOURCE)  # the same in half precision, its weights in another file
+    for tensor in half.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    half.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    (folder / "half").mkdir()
+    onnx.save(half, folder / "half" / "small.onnx", save_as_external_data=True, size_threshold=64)
     errors = {}
     for name, flags in {
         "rtn": ["--algorithm", "rtn"],
         "gptq": ["--algorithm", "gptq", "--calib", feeds, "--ort", sys.prefix],
         "folder": ["--algorithm", "gptq", "--calib", folders, "--ort", sys.prefix, "--memory", "1K"],
         "qdq": ["--algorithm", "gptq", "--calib", feeds, "--ort", sys.prefix, "--format", "onnx-qdq"],
+        "half": ["--algorithm", "gptq", "--calib", feeds, "--ort", sys.prefix],
     }.items():
         out = folder / f"calibrated-{name}"
         format = [] if "--format" in flags else ["--format", "onnx"]
-        result = run("quantize", SOURCE, "-o", out, "--bits", 4, "--group-size", 16, *format, *flags)
+        source = folder / "half" / "small.onnx" if name == "half" else SOURCE
+        result = run("quantize", source, "-o", out, "--bits", 4, "--group-size", 16, *format, *flags)
         if name != "rtn":
             expect(result["calibration"]["samples"] == len(ids), name, "ran on", result["calibration"])
             expect(result["calibration"]["engine"] == f"ONNX Runtime {onnxruntime.__version__}", name, "by", result["calibration"])
@@ -188,6 +197,7 @@ with scratch() as folder:
         want = [logits(SOURCE, None, row[None]) for row in ids]
         errors[name] = sum(float(np.square(a - b).sum()) for a, b in zip(got, want)) / sum(float(np.square(b).sum()) for b in want)
     expect(errors["gptq"] < 0.8 * errors["rtn"], "gptq is no better than rtn:", errors)
+    expect(errors["half"] < 0.8 * errors["rtn"], "gptq of half precision is no better than rtn:", errors)
     expect(abs(errors["folder"] / errors["gptq"] - 1) < 1e-3, "a folder of samples gives something else than a batch:", errors)
     expect(abs(errors["qdq"] / errors["gptq"] - 1) < 1e-3, "DequantizeLinear gives something else than MatMulNBits:", errors)
     compared += len(errors)
