@@ -78,7 +78,9 @@ class KQuant final : public Algorithm {
 // range / factor is the scale to try: see BlockFit::search.
 std::vector<float> KQuant::factors(const QuantSpec& spec) const {
   std::vector<float> out;
+  // The factor itself first: weights that lie on such a grid already stay there.
   const auto around = [&](double factor) {
+    if (candidates_ % 2 == 0) out.push_back(static_cast<float>(factor));
     for (int i = 0; i < candidates_; ++i) {
       const double place = candidates_ == 1 ? 0 : 2.0 * i / (candidates_ - 1) - 1;
       out.push_back(static_cast<float>(factor * (1 + spread_ * place)));

@@ -16,6 +16,7 @@
 #include "model/source_floats.h"
 #include "pipeline/onnx_feeds.h"
 #include "pipeline/stage_rounding.h"
+#include "quant/activation_observer.h"
 #include "quant/input_collector.h"
 
 namespace nibble {
@@ -75,6 +76,7 @@ struct Group {
   size_t known = 0;     // the step that makes the last of the values
   bool floats = false;  // some product runs before that: statistics come from the float graph
   std::optional<InputCollector> collector;
+  std::optional<ActivationObserver> observer;  // where inputs are to have one range
 };
 
 class GraphRun {
@@ -109,6 +111,7 @@ class GraphRun {
     CalibratedGraph result{{}, std::move(feeds.data)};
     result.tensors.weights = std::move(finished_.weights);
     result.tensors.measures = std::move(finished_.measures);
+    result.tensors.inputs = std::move(finished_.inputs);
     return result;
   }
 
@@ -121,6 +124,7 @@ class GraphRun {
     group.values.assign(values.begin(), values.end());
     group.stage.cols = weight.cols;
     group.stage.linears.push_back(planned.name);
+    if (planned.activations.mode == ActivationSpec::Mode::kStatic) group.observer.emplace(plan_.stream.observer);
     planned_of_[weight.tensor] = &planned;
   }
 
@@ -188,7 +192,10 @@ class GraphRun {
 
   void collect(Group& group, const std::vector<float>& rows) const {
     if (!group.collector) group.collector.emplace(group.stage.cols, wants_gram(group.stage, plan_), plan_.stream.bf16);
-    if (!rows.empty()) group.collector->add(matrix(rows.data(), rows.size() / group.stage.cols, group.stage.cols));
+    if (rows.empty()) return;
+    const auto tokens = matrix(rows.data(), rows.size() / group.stage.cols, group.stage.cols);
+    group.collector->add(tokens);
+    if (group.observer) group.observer->add(tokens);
   }
 
   void round(Group& group) {
@@ -198,6 +205,12 @@ class GraphRun {
       throw Error(ErrorKind::kUsage,
                   cat("the calibration data is nothing but padding for ", group.stage.linears.front()));
     round_stage(group.stage, plan_, Folds(), stats, finished_);
+    for (const std::string& linear : group.stage.linears) {
+      const PlannedTensor& planned = *plan_.find(linear);
+      if (planned.activations.mode == ActivationSpec::Mode::kStatic)
+        finished_.inputs[linear] = group.observer->chosen(planned.activations, planned.spec->scale_dtype);
+    }
+    group.observer.reset();
   }
 
   void report(size_t step, size_t last, size_t sample, size_t samples) {

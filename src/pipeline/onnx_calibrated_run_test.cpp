@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/error.h"
@@ -215,6 +217,26 @@ TEST(OnnxCalibratedRun, WithoutTrueSequentialInputsAreThoseOfTheFloatGraph) {
   const QuantSpec& spec = graph.tensors.weights.at("first").spec;
   const Values b = relu(FakeSession::product(sample.x, sample.first));
   EXPECT_EQ(values_of(graph, "second"), rounded(sample.second, {b}, spec));
+}
+
+TEST(OnnxCalibratedRun, StaticInputsHaveTheRangeThatWasSeen) {
+  const Sample sample;
+  QuantizeRequest request = sample.request();
+  request.algorithm.reset();
+  request.change = {};
+  request.scheme = "W8A8-static";
+  const CalibratedGraph graph = sample.run(request, std::make_shared<FakeRuntime>());
+  const auto [low, high] = std::minmax_element(sample.x.begin(), sample.x.end());
+  const ActivationSpec first = graph.tensors.inputs.at("first");
+  EXPECT_EQ(first.mode, ActivationSpec::Mode::kStatic);
+  EXPECT_FALSE(first.symmetric);
+  EXPECT_NEAR(first.scale, (*high - *low) / 255, 1e-6);
+  EXPECT_EQ(first.zero, std::lrint(-*low / first.scale));
+  // The later ones behind Relu of what the rounded product gives.
+  const Values b = relu(FakeSession::product(sample.x, transposed(values_of(graph, "first"))));
+  const ActivationSpec second = graph.tensors.inputs.at("second");
+  EXPECT_NEAR(second.scale, *std::max_element(b.begin(), b.end()) / 255, 1e-6);
+  EXPECT_EQ(second.zero, 0);
 }
 
 TEST(OnnxCalibratedRun, SharedWeightsSeeTheInputsOfAllTheirProducts) {

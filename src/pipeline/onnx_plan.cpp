@@ -36,8 +36,8 @@ struct Needs {
 };
 
 Needs needs_of(const QuantizeRequest& request) {
-  Needs needs{!request.calibration.empty() || !request.ort.empty(),
-              request.smoothquant.has_value() || static_inputs(request)};
+  Needs needs{!request.calibration.empty() || !request.ort.empty() || static_inputs(request),
+              request.smoothquant.has_value()};
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
   std::set<std::string> names = {complete.algorithm.value_or("rtn")};
@@ -57,8 +57,6 @@ class OnnxPlanner {
       : source_(source), request_(request), format_(format), rules_(request.skip, request.rules) {
     if (request.dtype)
       throw Error(ErrorKind::kUsage, "--dtype: what is not quantized stays as it is in an ONNX graph; leave it out");
-    if (request.observer)
-      throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
     plan_.accuracy_level = request.accuracy_level;
     plan_.tensor_ranges = request.tensor_ranges;
     if (request.embedding && !request.embedding->keep) {
@@ -150,6 +148,7 @@ class OnnxPlanner {
     if (!fitted.spec) return keep(planned, choice->reason);
     planned.action = PlannedTensor::Action::kQuantize;
     planned.activations = planned.role == TensorRole::kEmbedding ? ActivationSpec{} : choice->activations;
+    if (is_static(planned) && format_ && format_->asymmetric_inputs) planned.activations.symmetric = false;
     planned.reason = choice->reason;
     planned.algorithm = rule && rule->algorithm ? *rule->algorithm : request_.algorithm.value_or("rtn");
     auto& chain = plan_.algorithms[planned.algorithm];
@@ -182,15 +181,19 @@ class OnnxPlanner {
   void choose_calibration() {
     replace_on_tables();
     const bool asked = !request_.calibration.empty() || !request_.ort.empty();
-    bool needed = false, used = false;
+    bool needed = false, used = false, fixed = false;
     for (const PlannedTensor& planned : plan_.tensors) {
       if (planned.role == TensorRole::kEmbedding || planned.action != PlannedTensor::Action::kQuantize) continue;
+      fixed |= is_static(planned);
       const AlgorithmChain& chain = *plan_.algorithms.find(planned.algorithm)->second;
       needed |= chain.needs_inputs();
       used |= chain.input_use() != InputUse::kNone;
       if (chain.wants_float_inputs(*planned.spec))
         throw Error(ErrorKind::kUsage, "gptq.alpha is for decoders that nibble knows: leave it out");
     }
+    needed |= fixed;
+    if (request_.observer && !fixed)
+      throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
     if (request_.stats)
       throw Error(ErrorKind::kUsage, "--stats names tensors of decoders that nibble knows; use --calib");
     if (request_.calibration.samples == size_t{0})
@@ -203,11 +206,16 @@ class OnnxPlanner {
     plan_.calibration = request_.calibration.over({});
     check_onnx_feeds(source_, *plan_.calibration);
     plan_.onnx_runtime = request_.ort;
-    plan_.stream.bf16 = request_.bf16.value_or(kernels::find_bf16(kernels::active()) != nullptr);
+    plan_.stream.bf16 = request_.bf16.value_or(kernels::fast_bf16(kernels::active()) != nullptr);
     plan_.stream.true_sequential = request_.true_sequential;
+    plan_.stream.observer = request_.observer.value_or(ObserverOptions{});
     if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
     for (PlannedTensor& planned : plan_.tensors)
       planned.calibrated = planned.action == PlannedTensor::Action::kQuantize && planned.role != TensorRole::kEmbedding;
+  }
+
+  static bool is_static(const PlannedTensor& planned) {
+    return planned.activations.mode == ActivationSpec::Mode::kStatic;
   }
 
   static void keep(PlannedTensor& planned, std::string reason) { planned.reason = std::move(reason); }

@@ -87,6 +87,11 @@ with scratch() as folder:
     expect(gptq >= 0.97 and gptq > rtn, "int4 in groups of 32: gptq's cosine is", gptq, "and rtn's", rtn)
     expect(int8 >= 0.995, "int8: the cosine is", int8)
 
+    # Quantized inputs: a range for each product, from the same runs.
+    for form in ("onnx", "onnx-qdq"):
+        static = cosine(f"static-{form}", "--scheme", "W8A8-static", "--format", form, *calibration)
+        expect(static >= 0.995, form, "W8A8 static: the cosine is", static)
+
     newer = folder / "newer.onnx"  # DequantizeLinear has blocks from opset 21 on
     onnx.save(onnx.version_converter.convert_version(onnx.load(folder / "minilm.onnx"), 21), newer)
     qdq = cosine("qdq", *grid, "--format", "onnx-qdq", "--algorithm", "gptq", *calibration, source=newer)
