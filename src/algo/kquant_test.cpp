@@ -77,6 +77,14 @@ TEST(KQuant, BlocksHoldEveryResultExactly) {
   }
 }
 
+// A model that was stored in such blocks before stays what it was, but for how finely scale and min are stored.
+TEST(KQuant, WeightsOnTheGridStayThere) {
+  for (const DType dtype : {DType::kQ4_1, DType::kQ5_1}) {
+    const auto w = values_of(quantized(dtype, normal_weights(5)));
+    EXPECT_LT(relative_error(quantized(dtype, w), w), 1e-6) << info(dtype).name;
+  }
+}
+
 TEST(KQuant, RowsDoNotDependOnTheirSlice) {
   const auto w = normal_weights(3);
   for (const DType dtype : kBlockTypes) {
