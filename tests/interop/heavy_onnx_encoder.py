@@ -87,10 +87,12 @@ with scratch() as folder:
     expect(gptq >= 0.97 and gptq > rtn, "int4 in groups of 32: gptq's cosine is", gptq, "and rtn's", rtn)
     expect(int8 >= 0.995, "int8: the cosine is", int8)
 
-    # Quantized inputs: a range for each product, from the same runs.
+    # Quantized inputs: one range for each product, from the same runs. Those behind GELU are the widest: a range for each token there.
     for form in ("onnx", "onnx-qdq"):
         static = cosine(f"static-{form}", "--scheme", "W8A8-static", "--format", form, *calibration)
-        expect(static >= 0.995, form, "W8A8 static: the cosine is", static)
+        expect(static >= 0.99, form, "W8A8 static: the cosine is", static)
+    mixed = cosine("mixed", "--scheme", "W8A8-static", "--rule", r".*layer\.\d+/output/dense.*:act=dynamic", "--format", "onnx", *calibration)
+    expect(mixed >= 0.995, "W8A8 static, dynamic behind GELU: the cosine is", mixed)
 
     newer = folder / "newer.onnx"  # DequantizeLinear has blocks from opset 21 on
     onnx.save(onnx.version_converter.convert_version(onnx.load(folder / "minilm.onnx"), 21), newer)
