@@ -72,8 +72,9 @@ def measure_tool(options, name, tool, arguments):
         folder = pathlib.Path(folder)
         subprocess.run([options.nibble, "convert", options.model, "-o", folder / "floats", "--format", "fake", "--dtype", "fp32", "--quiet"], check=True)
         worker = pathlib.Path(__file__).with_name("quantize_worker.py")
-        done = subprocess.run([options.tools[tool], worker, tool, folder / "floats", folder / "made", "--calib", options.calib, *arguments], check=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        python = pathlib.Path(options.tools[tool]).absolute()  # not resolved: a link would lose its environment
+        done = subprocess.run([python, worker.resolve(), tool, folder / "floats", folder / "made", "--calib", options.calib.resolve(), *arguments], check=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=folder)  # some leave logs where they run
         cost = json.loads(done.stdout.strip().splitlines()[-1])
         return {"name": f"{name} ({cost['version']})", "arguments": [tool, *arguments], **cost, **evaluate(options, folder / "made", folder / "loss.json")}
 
