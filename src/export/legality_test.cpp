@@ -81,7 +81,7 @@ std::string row(const ExporterEntry& format) {
   std::string inputs;
   for (const auto& [mode, word] : {std::pair(ActivationSpec::Mode::kDynamicPerToken, "dynamic"),
                                    std::pair(ActivationSpec::Mode::kStatic, "static")})
-    if (mark([&](OutputTensor& tensor) { tensor.activations.mode = mode; }) == std::string("yes"))
+    if (mark([&, mode = mode](OutputTensor& tensor) { tensor.activations.mode = mode; }) == std::string("yes"))
       inputs += cat(inputs.empty() ? "" : " ", word);
   if (inputs.empty()) inputs = "no";
   const auto table = [](std::string tensor_name, TensorRole role) {
