@@ -15,8 +15,8 @@ class InputCollector {
   static constexpr size_t kChunk = 512;      // tokens; a call starts a new one
   static constexpr size_t kLeafChunks = 32;  // 16384 tokens in documents of 512
 
-  // `gram`: collect H too, half of cols^2 doubles. `bf16`: on CPUs that multiply bf16 fast, its products are those of inputs
-  // rounded to it, several times faster; elsewhere they stay float. first_leaf: where in the tree it begins.
+  // `gram`: collect H too, half of cols^2 doubles. `bf16`: on CPUs that multiply bf16 fast, its products are those of
+  // inputs rounded to it, several times faster; elsewhere they stay float. first_leaf: where in the tree it begins.
   InputCollector(size_t cols, bool gram, bool bf16, size_t first_leaf = 0);
 
   // x: [tokens, cols]; parallel. Throws Error(kCorrupt) for NaN and infinity.

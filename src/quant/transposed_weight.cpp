@@ -59,7 +59,8 @@ struct Reader {
   void expect(std::string_view suffix, const TensorView& view, const Shape& shape) const {
     if (view.shape != shape)
       corrupt(module, suffix,
-              cat("has shape ", describe(view.shape), ", expected ", describe(shape), "; config.json and the tensor disagree"));
+              cat("has shape ", describe(view.shape), ", expected ", describe(shape),
+                  "; config.json and the tensor disagree"));
     const size_t bytes = with_context([&] { return cat(module, ".", suffix); },
                                       [&] { return byte_size(view.dtype, element_count(shape)); });
     if (view.bytes.size() != bytes) corrupt(module, suffix, cat("has ", view.bytes.size(), " bytes, expected ", bytes));
