@@ -95,7 +95,8 @@ class IntegerForm final : public OnnxForm {
 
   OnnxReplacement replace(const onnx::NodeProto& node, std::span<const std::string> names) const override {
     OnnxReplacement out;
-    const std::string result = node.output(0), bias = onnx_bias(node);
+    const std::string& result = node.output(0);
+    const std::string bias = onnx_bias(node);
     std::string input = node.input(0);
     const bool narrow = float_type_ != onnx_type::kFloat;
     if (narrow) {

@@ -4,8 +4,6 @@
 #include <gmock/gmock.h>
 #include <gnu/libc-version.h>
 
-#include <cstdlib>
-
 #include "core/error.h"
 #include "core/files.h"
 
