@@ -61,7 +61,7 @@ struct QuantizeRequest {
   CalibrationChange calibration;
   std::optional<std::string> stats;         // file of saved statistics
   std::string ort;                          // ONNX Runtime's library or the folder that holds it; see OnnxRuntime
-  std::optional<bool> bf16;                 // arithmetic of the calibration forward; default: where the CPU has it
+  std::optional<bool> bf16;                 // arithmetic of the calibration forward; default: where it is fast
   bool true_sequential = true;              // see StreamOptions
   std::optional<ObserverOptions> observer;  // of static inputs
   std::optional<size_t> memory;             // bytes for activations
