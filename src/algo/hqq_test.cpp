@@ -51,7 +51,8 @@ TEST(Hqq, MatchesTheNumpyReference) {
     for (int relative : {0, 1}) {
       const auto want = [&](const char* what) { return values<float>(file.at(cat(what, ".", bits, ".", relative))); };
       const auto scale = want("scale"), zero = want("zero"), error = want("error");
-      const QuantizedMatrix q = run(w, 6, {.bits = bits, .group = 40, .symmetric = false}, {{"relative", relative}});
+      const QuantizedMatrix q =
+          run(w, 6, {.bits = bits, .group = 40, .symmetric = false}, {{"relative", relative}, {"refit", 0}});
       const auto errors = group_errors(q, w);
       ASSERT_EQ(q.scales.size(), scale.size());
       for (size_t g = 0; g < scale.size(); ++g) {
@@ -91,7 +92,7 @@ TEST(Hqq, IsNeverWorseThanTheZeroPointItStartsFrom) {
       for (size_t group : {size_t{1}, size_t{7}, size_t{64}, QuantSpec::kWholeRow})
         for (int relative : {0, 1}) {
           const QuantSpec spec{.bits = bits, .group = group, .symmetric = false};
-          const auto q = run(w, rows, spec, {{"relative", relative}});
+          const auto q = run(w, rows, spec, {{"relative", relative}, {"refit", 0}});
           const auto errors = group_errors(q, w);
           const size_t groups = spec.groups(cols), size = spec.group_size(cols);
           for (size_t g = 0; g < errors.size(); ++g) {
@@ -104,6 +105,34 @@ TEST(Hqq, IsNeverWorseThanTheZeroPointItStartsFrom) {
           }
         }
     EXPECT_GT(gained, 0.01 * before);
+  }
+}
+
+// Alternating least squares and rounding can only lower the sum of squares, and leaves no mean error.
+TEST(Hqq, RefitsLowerTheSquaredErrorAndCentreIt) {
+  const size_t rows = 5, cols = 128;
+  const auto w = weights(rows * cols, 3, 0.05);
+  for (int bits : {2, 3, 4, 8}) {
+    const QuantSpec spec{.bits = bits, .group = 64, .symmetric = false};
+    double squares[3] = {};
+    const double refits[] = {0, 1, 8};
+    for (size_t i = 0; i < 3; ++i) {
+      const auto q = run(w, rows, spec, {{"refit", refits[i]}});
+      const auto back = values_of(q);
+      for (size_t g = 0; g < w.size() / 64; ++g) {
+        double mean = 0;
+        for (size_t k = g * 64; k < g * 64 + 64; ++k) {
+          const double error = double{w[k]} - double{back[k]};
+          mean += error / 64;
+          squares[i] += error * error;
+        }
+        if (i > 0) {
+          EXPECT_NEAR(mean, 0, 1e-7) << describe(spec) << " group " << g;
+        }
+      }
+    }
+    EXPECT_LT(squares[1], squares[0]) << describe(spec);
+    EXPECT_LE(squares[2], squares[1]) << describe(spec);
   }
 }
 
