@@ -5,6 +5,7 @@
 
 #include "core/threads.h"
 #include "kernels/bf16.h"
+#include "kernels/edge_tile.h"
 #include "kernels/gemm.h"
 #include "kernels/kernels.h"
 
@@ -80,7 +81,8 @@ class RowRange {
       for (size_t r = 0; r < rows_; r += tile_rows) {
         const size_t rows = std::min(tile_rows, rows_ - r);
         const MatrixView<float> out = {y.row(t) + first_ + r, tokens, rows, y.stride};
-        multiply_tile(x.row(c, t), x.stride(c), panels_ + r * kDepth, pairs, add, out);
+        multiply_tile(units_.gemm_tile, units_.tile_rows, x.row(c, t), x.stride(c), panels_ + r * kDepth, pairs, add,
+                      edge_, out);
       }
     }
   }
@@ -98,22 +100,6 @@ class RowRange {
         weights_.load(weights_.self, first_ + r + i + k, begin, depth, block_ + k * kBlockStride);
       units_.pack_pairs(block_, kBlockStride, count, depth, panel + 2 * i, tile_rows);
     }
-  }
-
-  // A tile that hangs over the last row goes through `edge_`: the kernel always writes tile_rows columns.
-  void multiply_tile(const uint16_t* x, size_t x_stride, const uint16_t* panel, size_t pairs, bool add,
-                     MatrixView<float> out) {
-    const size_t tile_rows = units_.tile_rows;
-    if (out.cols == tile_rows) {
-      units_.gemm_tile(x, x_stride, panel, pairs, out.data, out.stride, out.rows, add);
-      return;
-    }
-    if (add) {
-      std::fill_n(edge_, out.rows * tile_rows, 0.0f);
-      for (size_t t = 0; t < out.rows; ++t) std::copy_n(out.row(t), out.cols, edge_ + t * tile_rows);
-    }
-    units_.gemm_tile(x, x_stride, panel, pairs, edge_, tile_rows, out.rows, add);
-    for (size_t t = 0; t < out.rows; ++t) std::copy_n(edge_ + t * tile_rows, out.cols, out.row(t));
   }
 
   const Bf16Table& units_;

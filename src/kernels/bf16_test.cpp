@@ -4,8 +4,7 @@
 #include <cmath>
 
 #include "core/half.h"
-#include "core/threads.h"
-#include "kernels/every_table.h"
+#include "kernels/gemm_cases.h"
 
 namespace nibble::kernels {
 namespace {
@@ -37,79 +36,32 @@ std::vector<uint16_t> random_halves(size_t n, uint64_t seed) {
   return out;
 }
 
-// A weight held in a buffer of exactly rows x cols.
-struct Weight {
-  size_t rows, cols;
-  std::vector<uint16_t> values;
-  Bf16Loader loader() const {
-    return {this, [](const void* self, size_t row, size_t begin, size_t count, uint16_t* out) noexcept {
-              const auto& weight = *static_cast<const Weight*>(self);
-              std::copy_n(weight.values.data() + row * weight.cols + begin, count, out);
-            }};
+struct Product {
+  using Loader = Bf16Loader;
+  using Element = uint16_t;
+  const Units& run;
+
+  static uint16_t stored(float value) { return f32_to_bf16(value); }
+  static double weight(uint16_t value) { return static_cast<double>(bf16_to_f32(value)); }
+  static double input(float value) { return weight(stored(value)); }
+  void multiply(MatrixView<const float> x, const Bf16Loader& w, const float* bias, MatrixView<float> y) const {
+    gemm_bf16(*run.table, run.units, x, w, bias, y);
   }
 };
 
-void check(const Units& run, size_t tokens, size_t rows, size_t depth, size_t pad, bool with_bias) {
-  const Weight w = {rows, depth, random_halves(rows * depth, rows + 1)};
-  const std::vector<float> bias = random_floats(rows, 5);
-  const size_t x_stride = depth + pad, y_stride = rows + pad;
-  const std::vector<float> x = random_floats(tokens == 0 ? 0 : tokens * x_stride - pad, depth + 2);
-  std::vector<float> y(tokens == 0 ? 0 : tokens * y_stride - pad, 99.0f);
-  gemm_bf16(*run.table, run.units, {x.data(), tokens, depth, x_stride}, w.loader(), with_bias ? bias.data() : nullptr,
-            {y.data(), tokens, rows, y_stride});
-  for (size_t i = 0; i < y.size(); ++i) {
-    const size_t t = i / y_stride, r = i % y_stride;
-    if (r >= rows) {
-      ASSERT_EQ(y[i], 99.0f) << "padding of y was written";
-      continue;
-    }
-    double want = with_bias ? static_cast<double>(bias[r]) : 0, magnitude = std::abs(want);
-    for (size_t c = 0; c < depth; ++c) {
-      const double term = static_cast<double>(bf16_to_f32(f32_to_bf16(x[t * x_stride + c]))) *
-                          static_cast<double>(bf16_to_f32(w.values[r * depth + c]));
-      want += term, magnitude += std::abs(term);
-    }
-    ASSERT_NEAR(y[i], want, 2e-6 * magnitude) << tokens << " x " << rows << " x " << depth << " at " << t << ", " << r;
-  }
-}
+TEST_P(GemmBf16, EverySmallExtent) { check_every_small_extent(Product{GetParam()}); }
 
-TEST_P(GemmBf16, EverySmallExtent) {
-  for (size_t n = 0; n <= 70; ++n) {
-    check(GetParam(), n, 37, 21, n % 3, n % 2 == 0);
-    check(GetParam(), 15, n, 19, n % 3, n % 2 == 1);
-    check(GetParam(), 9, 33, n, n % 3, n % 2 == 0);
-  }
-}
-
-TEST_P(GemmBf16, SampledShapes) {
-  Random random(3);
-  for (int i = 0; i < 60; ++i)
-    check(GetParam(), 1 + random.next() % 70, 1 + random.next() % 70, 1 + random.next() % 70, random.next() % 5,
-          i % 2 == 0);
-}
+TEST_P(GemmBf16, SampledShapes) { check_sampled_shapes(Product{GetParam()}); }
 
 TEST_P(GemmBf16, DeeperThanOneBlockAndWiderThanOneRange) {
-  check(GetParam(), 31, 200, 767, 0, true);
-  check(GetParam(), 31, 65, 768, 1, false);
-  check(GetParam(), 17, 129, 769, 0, false);
-  check(GetParam(), 5, 67, 1539, 3, true);
+  const Product product{GetParam()};
+  check_product(product, 31, 200, 767, 0, true);
+  check_product(product, 31, 65, 768, 1, false);
+  check_product(product, 17, 129, 769, 0, false);
+  check_product(product, 5, 67, 1539, 3, true);
 }
 
-TEST_P(GemmBf16, TheThreadCountChangesNothing) {
-  const Weight w = {301, 900, random_halves(301 * 900, 1)};
-  const std::vector<float> x = random_floats(23 * 900, 2);
-  std::vector<float> results[3];
-  size_t threads = 1;
-  for (std::vector<float>& y : results) {
-    y.resize(23 * 301);
-    set_thread_count(threads++);
-    gemm_bf16(*GetParam().table, GetParam().units, matrix(x.data(), 23, 900), w.loader(), nullptr,
-              matrix(y.data(), 23, 301));
-  }
-  set_thread_count(0);
-  EXPECT_EQ(results[0], results[1]);
-  EXPECT_EQ(results[0], results[2]);
-}
+TEST_P(GemmBf16, TheThreadCountChangesNothing) { check_thread_counts(Product{GetParam()}); }
 
 void check_packing(const Bf16Table& units, size_t rows, size_t cols) {
   const size_t in_stride = cols + 3, out_stride = rows + 2, pairs = (cols + 1) / 2;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/threads.h"
+#include "kernels/edge_tile.h"
 #include "kernels/kernels.h"
 
 namespace nibble::kernels {
@@ -49,7 +50,8 @@ class RowRange {
       for (size_t r = 0; r < rows_; r += tile_rows) {
         const size_t rows = std::min(tile_rows, rows_ - r);
         const MatrixView<float> out = {y.row(t) + first_ + r, tokens, rows, y.stride};
-        multiply_tile(x.row(t) + begin, x.stride, panels_ + r * kDepth, depth, add, out);
+        multiply_tile(table_.gemm_tile, table_.tile_rows, x.row(t) + begin, x.stride, panels_ + r * kDepth, depth, add,
+                      edge_, out);
       }
     }
   }
@@ -67,22 +69,6 @@ class RowRange {
         weights_.load(weights_.self, first_ + r + i + k, begin, depth, block_ + k * kBlockStride);
       table_.transpose(block_, kBlockStride, count, depth, panel + i, tile_rows);
     }
-  }
-
-  // A tile that hangs over the last row goes through `edge_`: the kernel always writes tile_rows columns.
-  void multiply_tile(const float* x, size_t x_stride, const float* panel, size_t depth, bool add,
-                     MatrixView<float> out) {
-    const size_t tile_rows = table_.tile_rows;
-    if (out.cols == tile_rows) {
-      table_.gemm_tile(x, x_stride, panel, depth, out.data, out.stride, out.rows, add);
-      return;
-    }
-    if (add) {
-      std::fill_n(edge_, out.rows * tile_rows, 0.0f);
-      for (size_t t = 0; t < out.rows; ++t) std::copy_n(out.row(t), out.cols, edge_ + t * tile_rows);
-    }
-    table_.gemm_tile(x, x_stride, panel, depth, edge_, tile_rows, out.rows, add);
-    for (size_t t = 0; t < out.rows; ++t) std::copy_n(edge_ + t * tile_rows, out.cols, out.row(t));
   }
 
   const Table& table_;
