@@ -203,6 +203,49 @@ TEST_F(OnnxDecoder, ReadsPackedWeights) {
   EXPECT_EQ(rows(*tensor, 1, 2)[1], -2.0f * (5 - 3));
 }
 
+TEST_F(OnnxDecoder, ReadsMatMulBnb4) {
+  for (const int64_t block : {16, 32}) {  // the second: one scale for two rows
+    onnx::ModelProto model = decoder();
+    std::string bytes(16, '\x77');  // zero in NF4
+    bytes[8] = '\xf0';              // of row 1: 1, -1
+    onnx::TensorProto& codes = *model.mutable_graph()->add_initializer();
+    codes.set_name("codes");
+    codes.set_data_type(onnx_type::kUint8);
+    codes.add_dims(16);
+    codes.set_raw_data(bytes);
+    const std::vector<float> scales = block == 16 ? std::vector<float>{1, 3} : std::vector<float>{3};
+    add_floats(model, "scales", {static_cast<int64_t>(scales.size())}, scales);
+    onnx::NodeProto& node = add_node(model, "MatMulBnb4", "packed", {"x0", "codes", "scales"}, {"unused"});
+    node.set_domain("com.microsoft");
+    for (const auto& [name, value] : {std::pair("K", int64_t{16}), {"N", 2}, {"block_size", block}, {"quant_type", 1}})
+      set_int(node, name, value);
+    const auto read = [&] {
+      write_text_file(folder_.path() / "packed.onnx", model.SerializeAsString());
+      const auto graph = OnnxModel::open(folder_.path() / "packed.onnx");
+      const OnnxGraphIndex index(graph->graph());
+      const auto weights = find_onnx_weights(*graph, index);
+      const auto found = std::find_if(weights.begin(), weights.end(), [](const auto& w) { return w.name == "packed"; });
+      return onnx_rows(graph, *found, "w", 1, 1);  // of the two rows the second
+    };
+    const auto tensor = read();
+    EXPECT_EQ(tensor->spec().has_value(), block == 16);
+    std::vector<float> expected(16);
+    expected[0] = 3, expected[1] = -3;
+    EXPECT_EQ(rows(*tensor, 0, 1), expected);
+    if (tensor->spec()) {
+      EXPECT_EQ(describe(*tensor->spec()), "nf4 g16");
+      EXPECT_EQ(tensor->read_codes(0, 1).codes[1], 0);
+    }
+    for (const auto& [input, wrong] : {std::pair(1, "scales"), {2, "codes"}, {2, "cos"}, {2, "mask"}}) {
+      onnx::NodeProto& damaged = *model.mutable_graph()->mutable_node(model.graph().node_size() - 1);
+      const std::string right = damaged.input(input);
+      damaged.set_input(input, wrong);
+      EXPECT_THROW(read(), Error) << wrong;
+      damaged.set_input(input, right);
+    }
+  }
+}
+
 TEST(OnnxGraphView, NamesWeightsAfterTheirNodes) {
   const auto source = open_onnx_graph(std::filesystem::path(NIBBLE_TEST_DATA) / "small.onnx");
   std::vector<std::string> names;

@@ -69,7 +69,7 @@ TEST(Bitsandbytes4, ScalesMayBeQuantizedThemselves) {
 }
 
 TEST(Bitsandbytes4, OtherLevelsAndBlocksAreValuesOnly) {
-  EXPECT_FALSE(Bitsandbytes4::open(sample("fp4", 4, false).parts()).canonical());
+  EXPECT_FALSE(Bitsandbytes4::open(sample("fp4", 4, false).parts()).canonical());  // with the levels of NF4
   const auto weight = Bitsandbytes4::open(sample("nf4", 8, false).parts());
   EXPECT_FALSE(weight.canonical());
   float values[4];
