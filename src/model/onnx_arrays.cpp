@@ -38,28 +38,18 @@ OnnxArray read_onnx_array(const OnnxModel& model, const onnx::TensorProto& proto
   array.shape = tensor.shape;
   array.v.resize(checked_count(tensor.shape));
   array.integer = true;
-  switch (tensor.type) {
-    case onnx_type::kInt64:
-      read_numbers<int64_t>(tensor, array.v);
-      return array;
-    case kInt32:
-      read_numbers<int32_t>(tensor, array.v);
-      return array;
-    case kBool:
-    case onnx_type::kUint8:
-      read_numbers<uint8_t>(tensor, array.v);
-      return array;
-    case onnx_type::kInt8:
-      read_numbers<int8_t>(tensor, array.v);
-      return array;
-    default:
-      break;
-  }
-  array.integer = false;
-  if (tensor.type == kDouble) {
-    read_numbers<double>(tensor, array.v);
+  for (const auto& [type, read] : {std::pair(onnx_type::kInt64, &read_numbers<int64_t>),
+                                   {kInt32, &read_numbers<int32_t>},
+                                   {onnx_type::kInt8, &read_numbers<int8_t>},
+                                   {onnx_type::kUint8, &read_numbers<uint8_t>},
+                                   {kBool, &read_numbers<uint8_t>},
+                                   {kDouble, &read_numbers<double>}}) {
+    if (type != tensor.type) continue;
+    array.integer = type != kDouble;
+    read(tensor, array.v);
     return array;
   }
+  array.integer = false;
   const auto dtype = onnx_dtype(tensor.type);
   if (!dtype || !is_float(*dtype))
     throw Error(ErrorKind::kUnsupported, cat(proto.name(), " is of type ", onnx_type_name(tensor.type)));

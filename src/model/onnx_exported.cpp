@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "model/architecture.h"
 #include "model/block_sequence.h"
+#include "model/config.h"
 #include "model/onnx_interpreter.h"
 #include "model/onnx_rotation.h"
 #include "model/onnx_structure.h"
@@ -116,6 +117,19 @@ Json make_config(const OnnxStructure& structure, OnnxInterpreter& interpreter) {
           {"mlp_bias", first.gate.bias != nullptr}};
 }
 
+// A few tokens do not show how far attention reaches.
+void expect_windows(const std::set<size_t>& found, const Json& config) {
+  const ModelConfig parsed = parse_config(config);
+  std::set<size_t> expected(parsed.window.begin(), parsed.window.end());
+  expected.erase(0);
+  const auto text = [](const std::set<size_t>& windows) {
+    return windows.empty() ? std::string("none") : cat(*windows.begin(), " tokens");
+  };
+  if (expected != found)
+    unknown(cat("its attention has a window of ", text(found), ", its configuration of ", text(expected),
+                "; put the original config.json beside it"));
+}
+
 // What the head reads, by nibble's decoder, one block in memory at a time.
 std::vector<float> decoder_output(const Source& source, const std::vector<int32_t>& tokens) {
   const auto sequence = open_blocks(source, /*bf16=*/false);
@@ -149,21 +163,25 @@ OnnxExported::OnnxExported(const fs::path& file) : OnnxSource(file) {
       [&] {
         try {
           const onnx::GraphProto& graph = model_->graph();
+          for (const onnx::NodeProto& node : graph.node()) expect_float_products(node);
           const OnnxStructure structure = find_onnx_structure(*model_, *index_, weights_, logits_of(graph));
           if (structure.layers.empty()) unknown("it has no layers");
           const std::vector<int32_t> tokens = sample_tokens(structure.embedding->rows);
           OnnxInterpreter interpreter(model_, *index_, weights_);
           feed_tokens(interpreter, graph, *index_, tokens);
+          const std::string& before_head = graph.node(structure.head.weight->nodes.front()).input(0);
+          for (const std::string& value : {before_head, structure.layers.front().queries, structure.angles})
+            interpreter.keep(value);
           interpreter.run();
           const fs::path config = (file.has_parent_path() ? file.parent_path() : fs::path(".")) / "config.json";
           std::error_code failure;
           config_ = fs::exists(config, failure) ? read_json_file(config) : make_config(structure, interpreter);
           config_.erase("quantization_config");
           config_["tie_word_embeddings"] = false;
+          expect_windows(structure.windows, config_);
           add_tensors(structure);
           index_tensors();
-          const onnx::NodeProto& head = graph.node(structure.head.weight->nodes.front());
-          const OnnxArray* want = interpreter.value(head.input(0));
+          const OnnxArray* want = interpreter.value(before_head);
           const std::vector<float> got = decoder_output(*this, tokens);
           double largest = 0, difference = 0;
           for (size_t i = 0; want && i < std::min(got.size(), want->v.size()); ++i) {

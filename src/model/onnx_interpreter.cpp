@@ -23,8 +23,14 @@ void OnnxInterpreter::feed(const std::string& input, OnnxArray value) { values_[
 void OnnxInterpreter::run() {
   for (const int i : index_.order()) {
     const onnx::NodeProto& node = model_->graph().node(i);
-    with_context([&] { return cat("node ", onnx_node_name(node)); }, [&] { compute(node, i); });
     check_interrupted();
+    with_context([&] { return cat("node ", onnx_node_name(node)); }, [&] { compute(node, i); });
+    for (const std::string& output : node.output()) unread_[output] = index_.readers(output).size();
+    for (const std::string_view input : values_read(node)) {
+      const std::string name(input);
+      const auto left = unread_.emplace(name, index_.readers(name).size()).first;
+      if (left->second > 0 && --left->second == 0 && !kept_.contains(name)) values_.erase(name);
+    }
   }
 }
 
@@ -38,6 +44,8 @@ void OnnxInterpreter::compute(const onnx::NodeProto& node, int i) {
   if (node.output_size() != 1)
     throw Error(ErrorKind::kUnsupported, cat("is a ", node.op_type(), " with ", node.output_size(), " outputs"));
   OnnxArray result;
+  if (values_read(node).size() > static_cast<size_t>(node.input_size()))
+    throw Error(ErrorKind::kUnsupported, cat("is a ", node.op_type(), " with a graph inside"));
   const auto use = uses_.find(i);
   if (use != uses_.end()) {
     result = use->second->is_table() ? lookup(node, *use->second) : product(node, *use->second);

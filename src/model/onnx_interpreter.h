@@ -1,7 +1,7 @@
 #pragma once
 #include <map>
 #include <memory>
-#include <optional>
+#include <set>
 #include <string>
 
 #include "formats/onnx_graph.h"
@@ -11,7 +11,7 @@
 namespace nibble {
 
 // Computes a graph for a handful of tokens, node by node and slowly, to see what it does. Weights are read in slices of
-// rows, packed ones too; all other values stay.
+// rows, packed ones too; other values go when they have been read.
 class OnnxInterpreter {
  public:
   // All outlive it.
@@ -19,9 +19,11 @@ class OnnxInterpreter {
                   const std::vector<OnnxWeight>& weights);
   // Gives an input of the graph its value.
   void feed(const std::string& input, OnnxArray value);
+  // This value is wanted after run().
+  void keep(const std::string& value) { kept_.insert(value); }
   // Throws Error(kUnsupported) naming a node that it does not know, Error(kCorrupt) for one that contradicts itself.
   void run();
-  // After run(): any value of the graph but weights; null for those that do not exist.
+  // A constant, or after run() a value to keep; else null.
   const OnnxArray* value(const std::string& name);
 
  private:
@@ -33,6 +35,8 @@ class OnnxInterpreter {
   const OnnxGraphIndex& index_;
   std::map<int, const OnnxWeight*> uses_;  // by node
   std::map<std::string, OnnxArray> values_;
+  std::map<std::string, size_t> unread_;  // by how many nodes
+  std::set<std::string> kept_;
 };
 
 }  // namespace nibble

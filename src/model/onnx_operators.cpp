@@ -268,6 +268,9 @@ OnnxArray reduced(const OnnxCall& call, bool mean) {
   return out;
 }
 
+// Enough for a few tokens.
+constexpr double kMostProducts = 1e9;
+
 OnnxArray multiplied(const OnnxCall& call) {
   const OnnxArray &a = call.in(0), &b = call.in(1);
   if (a.shape.size() < 2 || b.shape.size() < 2) throw Error(ErrorKind::kUnsupported, "a product of vectors");
@@ -282,6 +285,8 @@ OnnxArray multiplied(const OnnxCall& call) {
   };
   const OnnxArray left = spread(a), right = spread(b);
   const size_t batches = element_count(shape);
+  if (static_cast<double>(batches) * static_cast<double>(rows * cols) * static_cast<double>(depth) > kMostProducts)
+    throw Error(ErrorKind::kUnsupported, "a product too large to be looked at");
   shape.insert(shape.end(), {rows, cols});
   OnnxArray out = broadcast_to({{}, {0.0}, false}, shape);
   for (size_t n = 0; n < batches; ++n)

@@ -101,14 +101,9 @@ class OnnxDecoder : public testing::Test {
 TEST_F(OnnxDecoder, ReadsPackedEmbeddings) {
   onnx::ModelProto model = decoder();
   // 5 words, 4 wide: 4-bit codes, low first, in one block of 16 columns.
-  onnx::TensorProto& codes = *model.mutable_graph()->add_initializer();
-  codes.set_name("codes");
-  codes.set_data_type(onnx_type::kUint8);
-  codes.add_dims(5);
-  codes.add_dims(2);
   std::string bytes(10, '\x98');
   bytes[6] = '\x1f', bytes[7] = '\x80';  // of word 3: 15, 1, 0, 8
-  codes.set_raw_data(bytes);
+  onnx::TensorProto& codes = add_bytes(model, "codes", {5, 2}, bytes);
   add_floats(model, "scales", {5, 1}, {1, 1, 1, 0.5f, 1});
   onnx::NodeProto& gather = *model.mutable_graph()->mutable_node(1);
   ASSERT_EQ(gather.op_type(), "Gather");
@@ -149,7 +144,32 @@ TEST_F(OnnxDecoder, ShowsTheModelThatTheGraphWasMadeFrom) {
   EXPECT_THAT(source->side_files(), testing::ElementsAre("genai_config.json"));
 }
 
+// Qwen3: the fused product is cut, and heads of q and k are normalized.
+TEST_F(OnnxDecoder, ReadsNormsOfHeads) {
+  onnx::ModelProto model = decoder();
+  add_floats(model, "qn", {2}, {1, 2});
+  add_floats(model, "kn", {2}, {3, 4});
+  add_integers(model, "sizes", {3}, {4, 2, 2});
+  add_node(model, "Split", "/model/layers.0/attn/qkv_proj/Split", {"q1", "sizes"}, {"sq", "sk", "sv"});
+  add_node(model, "SimplifiedLayerNormalization", "/model/layers.0/attn/q_norm/LayerNorm", {"sq", "qn"}, {"rq"});
+  add_node(model, "SimplifiedLayerNormalization", "/model/layers.0/attn/k_norm/LayerNorm", {"sk", "kn"}, {"rk"});
+  std::string qwen3 = kGenai;
+  qwen3.replace(qwen3.find("llama"), 5, "qwen3");
+  const auto source = open(model, qwen3.c_str());
+  EXPECT_EQ(rows(source->get("model.layers.0.self_attn.q_norm.weight"), 0, 2), (std::vector<float>{1, 2}));
+  EXPECT_EQ(rows(source->get("model.layers.0.self_attn.k_norm.weight"), 0, 2), (std::vector<float>{3, 4}));
+  EXPECT_EQ(source->config().at("model_type"), "qwen3");
+  const int64_t other[] = {2, 4, 2};
+  for (onnx::TensorProto& tensor : *model.mutable_graph()->mutable_initializer())
+    if (tensor.name() == "sizes") tensor.set_raw_data(other, sizeof other);
+  EXPECT_THAT(error_of(model, qwen3.c_str()), HasSubstr("does not cut at the ends of q and k"));
+}
+
 TEST_F(OnnxDecoder, RefusesWhatItDoesNotKnow) {
+  onnx::ModelProto integers = decoder();
+  add_node(integers, "Abs", "abs", {"x0"}, {"abs"});
+  add_node(integers, "MatMulInteger", "product", {"x0", "head"}, {"integer"});
+  EXPECT_THAT(error_of(integers), HasSubstr("node product is a MatMulInteger: nibble runs float graphs"));
   EXPECT_THAT(error_of(decoder(), nullptr), HasSubstr("no genai_config.json"));
   onnx::ModelProto other = decoder();
   other.mutable_graph()->mutable_node(12)->set_op_type("Tanh");
@@ -173,17 +193,9 @@ TEST_F(OnnxDecoder, ReadsPackedWeights) {
   std::string codes(16, '\0');
   for (size_t i = 0; i < 8; ++i) codes[i] = static_cast<char>(2 * i | ((2 * i + 1) << 4));
   codes[8] = 0x5f;
-  onnx::TensorProto& packed = *model.mutable_graph()->add_initializer();
-  packed.set_name("codes");
-  packed.set_data_type(onnx_type::kUint8);
-  for (const int64_t extent : {2, 1, 8}) packed.add_dims(extent);
-  packed.set_raw_data(codes);
+  add_bytes(model, "codes", {2, 1, 8}, codes);
   add_floats(model, "scales", {2, 1}, {0.5f, -2.0f});
-  onnx::TensorProto& zeros = *model.mutable_graph()->add_initializer();
-  zeros.set_name("zeros");
-  zeros.set_data_type(onnx_type::kUint8);
-  zeros.add_dims(2);
-  zeros.set_raw_data(std::string("\x01\x03", 2));
+  add_bytes(model, "zeros", {2}, "\x01\x03");
   onnx::NodeProto& node = add_node(model, "MatMulNBits", "packed", {"x0", "codes", "scales", "zeros"}, {"unused"});
   node.set_domain("com.microsoft");
   for (const auto& [name, value] : {std::pair("K", 16), {"N", 2}, {"bits", 4}, {"block_size", 16}})
@@ -208,11 +220,7 @@ TEST_F(OnnxDecoder, ReadsMatMulBnb4) {
     onnx::ModelProto model = decoder();
     std::string bytes(16, '\x77');  // zero in NF4
     bytes[8] = '\xf0';              // of row 1: 1, -1
-    onnx::TensorProto& codes = *model.mutable_graph()->add_initializer();
-    codes.set_name("codes");
-    codes.set_data_type(onnx_type::kUint8);
-    codes.add_dims(16);
-    codes.set_raw_data(bytes);
+    add_bytes(model, "codes", {16}, bytes);
     const std::vector<float> scales = block == 16 ? std::vector<float>{1, 3} : std::vector<float>{3};
     add_floats(model, "scales", {static_cast<int64_t>(scales.size())}, scales);
     onnx::NodeProto& node = add_node(model, "MatMulBnb4", "packed", {"x0", "codes", "scales"}, {"unused"});

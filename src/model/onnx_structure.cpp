@@ -42,8 +42,10 @@ class Tracer {
     for (const auto& [node, weight] : uses_)
       if (!claimed_.contains(weight) && !weight->is_table())
         throw Error(ErrorKind::kUnsupported, cat("no part of a decoder accounts for the product ", weight->name));
-    for (const Node& node : model_.graph().node())
+    for (const Node& node : model_.graph().node()) {
       if (node.op_type() == "Cos" && found.angles.empty()) found.angles = node.input(0);
+      if (node.op_type().starts_with("Less") || node.op_type().starts_with("Greater")) add_window(node, found.windows);
+    }
     return found;
   }
 
@@ -85,14 +87,14 @@ class Tracer {
     return nullptr;
   }
 
-  // All nodes that a value depends on, products the last of their branch: visit() says whether to go on behind a node.
+  // All nodes that a value, but not its shape, depends on: visit() says whether to go on behind a node.
   void behind(const std::string& value, const std::function<bool(const Node&)>& visit) const {
     std::vector<std::string> waiting{value};
     std::set<const Node*> seen;
     while (!waiting.empty()) {
       const Node* node = maker(waiting.back());
       waiting.pop_back();
-      if (!node || !seen.insert(node).second || !visit(*node)) continue;
+      if (!node || node->op_type() == "Shape" || !seen.insert(node).second || !visit(*node)) continue;
       waiting.insert(waiting.end(), node->input().rbegin(), node->input().rend());
     }
   }
@@ -193,6 +195,16 @@ class Tracer {
         return last;
       }
     missing(what, stream);
+  }
+
+  // Key positions are more than query positions - window.
+  void add_window(const Node& comparison, std::set<size_t>& windows) const {
+    for (const std::string& input : comparison.input()) {
+      const Node* node = maker(plain(input));
+      if (!node || node->op_type() != "Sub" || node->input_size() != 2) continue;
+      if (const auto distance = number(node->input(1)); distance && *distance > 1)
+        windows.insert(static_cast<size_t>(std::min(*distance, 1e15)));
+    }
   }
 
   std::string mlp(const std::string& stream, OnnxStructure::Layer& layer) {

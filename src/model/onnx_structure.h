@@ -1,5 +1,5 @@
 #pragma once
-#include <array>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,7 +29,8 @@ struct OnnxStructure {
   const onnx::TensorProto* norm = nullptr;
   OnnxLinear head;
   float epsilon = 0;
-  std::string angles;  // of the rotation, [..., tokens, head size]: what a Cos reads; or ""
+  std::set<size_t> windows;  // of attention: distances that positions are compared with
+  std::string angles;        // of the rotation, [..., tokens, head size]: what a Cos reads; or ""
 };
 
 // Finds in a graph of single operators (torch.onnx's, optimum's) blocks of norm, attention, norm and gated MLP on a
