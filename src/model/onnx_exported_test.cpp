@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include <cmath>
+#include <cstdlib>
 
 #include "core/files.h"
 #include "core/random.h"
@@ -15,7 +15,6 @@ namespace nibble {
 namespace {
 
 using testing::HasSubstr;
-using namespace testing_support;
 
 constexpr int64_t kWords = 11, kHidden = 8, kHeads = 2, kKeyHeads = 1, kHead = 4, kWide = 6;
 
@@ -158,6 +157,14 @@ TEST_F(OnnxExportedGraphs, AreFoundByWhatTheyCompute) {
   EXPECT_EQ(source->get("model.layers.1.self_attn.k_proj.weight").shape(), (Shape{4, 8}));
   EXPECT_EQ(source->get("model.layers.1.mlp.down_proj.weight").shape(), (Shape{8, 6}));
   EXPECT_EQ(source->tensors().size(), 2u * 9 + 3);
+}
+
+// NIBBLE_UPDATE_DATA=1 writes it.
+TEST_F(OnnxExportedGraphs, TheSeedOfTheFuzzTargetIsThisGraph) {
+  const std::filesystem::path file = std::filesystem::path(NIBBLE_TEST_DATA) / "decoder.onnx";
+  const std::string bytes = Exported().model.SerializeAsString();
+  if (std::getenv("NIBBLE_UPDATE_DATA") != nullptr) write_text_file(file, bytes);
+  EXPECT_TRUE(read_text_file(file) == bytes);
 }
 
 TEST_F(OnnxExportedGraphs, OthersAreRefused) {

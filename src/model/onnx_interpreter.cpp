@@ -53,11 +53,11 @@ void OnnxInterpreter::compute(const onnx::NodeProto& node, int i) {
     const auto find = [&](int input) -> const OnnxArray* {
       return input < node.input_size() && !node.input(input).empty() ? value(node.input(input)) : nullptr;
     };
-    // A transposed weight is read by the product behind it.
-    const bool passes_weight =
-        node.op_type() == "Transpose" && node.input_size() == 1 && index_.is_constant(node.input(0));
-    if (passes_weight && std::all_of(index_.readers(node.output(0)).begin(), index_.readers(node.output(0)).end(),
-                                     [&](int reader) { return uses_.contains(reader); }))
+    // A transposed weight is read by the products and look-ups behind it.
+    const std::vector<int>& readers = index_.readers(node.output(0));
+    const bool weight = node.op_type() == "Transpose" && node.input_size() == 1 && index_.is_constant(node.input(0)) &&
+                        !readers.empty() && !kept_.contains(node.output(0));
+    if (weight && std::all_of(readers.begin(), readers.end(), [&](int reader) { return uses_.contains(reader); }))
       return;
     result = compute_onnx({node, *model_, find});
   }

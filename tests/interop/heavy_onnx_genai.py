@@ -52,6 +52,9 @@ with scratch() as folder:
         shutil.copy(DATA / "tokenizers" / "byte-level.json", source / "tokenizer.json")
         (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
         graph = export(source, folder / name, folder / "cache")
+        config = json.loads((graph / "genai_config.json").read_text())
+        config["model"] |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # not those of the tokenizer
+        (graph / "genai_config.json").write_text(json.dumps(config))
         out = folder / f"{name}-int4"
         run("quantize", graph, "-o", out, "--format", "onnx", "--bits", 4, "--group-size", 16, "--asym", "--algorithm", "rtn")
         for each in (graph, out):
