@@ -28,7 +28,7 @@ def continued(model, prompt):
     generator = onnxruntime_genai.Generator(model, params)
     generator.append_tokens(prompt)
     made = []
-    while len(made) < TOKENS:
+    while len(made) < TOKENS and not generator.is_done():  # it stops at the end of a text, nibble is told not to
         generator.generate_next_token()
         made.append(int(generator.get_next_tokens()[0]))
     return made
@@ -40,7 +40,7 @@ def compare(folder, prompts, *flags):
     for prompt in prompts:
         ours = run("generate", folder, *flags, prompt, "-n", TOKENS, "--greedy", "--ignore-eos", "--compute", "fp32", "--kv-cache", "f32")
         theirs = continued(model, ours["prompt_tokens"])
-        expect(ours["tokens"] == theirs, folder.name, repr(prompt), "goes on with", ours["tokens"], "here, with", theirs, "there")
+        expect(theirs and ours["tokens"][:len(theirs)] == theirs, folder.name, repr(prompt), "goes on with", ours["tokens"], "here, with", theirs, "there")
 
 
 with scratch() as folder:
