@@ -113,7 +113,9 @@ void Bitsandbytes4::read_rows(size_t begin, size_t end, float* out) const {
   }
 }
 
-QuantSpec Bitsandbytes4::spec() const { return {.bits = 4, .group = block_, .grid = nf4_ ? Grid::kNF4 : Grid::kFP4Bnb}; }
+QuantSpec Bitsandbytes4::spec() const {
+  return {.bits = 4, .group = block_, .grid = nf4_ ? Grid::kNF4 : Grid::kFP4Bnb};
+}
 
 QuantizedMatrix Bitsandbytes4::read_codes(size_t begin, size_t end) const {
   QuantizedMatrix q{.spec = spec(), .rows = end - begin, .cols = cols_};
