@@ -18,7 +18,7 @@ struct OnnxArray {
 inline constexpr size_t kMostElements = size_t{1} << 24;
 
 // Throws Error(kUnsupported) for types that are not numbers and for sizes beyond the above.
-OnnxArray read_onnx_array(const OnnxModel& model, const onnx::TensorProto& tensor);
+OnnxArray read_onnx_array(const OnnxModel& model, const onnx::TensorProto& proto);
 OnnxArray onnx_integers(std::vector<int64_t> values);  // a vector
 std::vector<int64_t> integers_of(const OnnxArray& array);
 

@@ -26,6 +26,10 @@ class Tracer {
   }
 
   OnnxStructure trace(const std::string& logits) {
+    for (const Node& node : model_.graph().node())
+      if (node.output_size() == 0 || (node.input_size() == 0 && node.op_type() != "Constant"))
+        throw Error(ErrorKind::kUnsupported,
+                    cat("node ", onnx_node_name(node), ", a ", node.op_type(), ", reads or makes nothing"));
     OnnxStructure found;
     const Node* head = product(maker(plain(logits)));
     if (!head) missing("product", logits);
@@ -153,7 +157,7 @@ class Tracer {
       missing("norm", value);
     for (const int i : {0, 1}) {
       // One side is what the other is the mean square of.
-      const std::string x = plain(divided->input(1 - i));
+      std::string x = plain(divided->input(1 - i));
       const Node* root = nullptr;
       bool mean = false;
       std::string added;
@@ -263,7 +267,7 @@ class Tracer {
   const Node* inner_product(const std::string& value) const {
     const Node* found = nullptr;
     behind(value, [&](const Node& node) {
-      if (!found && node.op_type() == "MatMul" && !product(&node)) found = &node;
+      if (!found && node.op_type() == "MatMul" && node.input_size() == 2 && !product(&node)) found = &node;
       return !found && !product(&node);
     });
     return found;
