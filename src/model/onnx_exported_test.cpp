@@ -10,6 +10,7 @@
 #include "core/test_folder.h"
 #include "formats/onnx_test_model.h"
 #include "model/config.h"
+#include "model/onnx_structure.h"
 
 namespace nibble {
 namespace {
@@ -187,6 +188,32 @@ TEST_F(OnnxExportedGraphs, OthersAreRefused) {
   Exported input;
   input.model.mutable_graph()->add_input()->set_name("pixels");
   EXPECT_THAT(error_of(input.model), HasSubstr("its input is called pixels"));
+}
+
+// What a damaged file may hold: an Error, never a crash.
+TEST(OnnxStructure, NodesMayLackWhatTheyShouldHave) {
+  const Exported whole;
+  const auto error_of = [](const onnx::ModelProto& proto) {
+    return error_text([&] {
+      const std::string bytes = proto.SerializeAsString();
+      const auto model = OnnxModel::parse(bytes_of(bytes), nullptr);
+      const OnnxGraphIndex index(model->graph());
+      const auto weights = find_onnx_weights(*model, index);
+      find_onnx_structure(*model, index, weights, model->graph().output(0).name());
+    });
+  };
+  ASSERT_EQ(error_of(whole.model), "");
+  size_t refused = 0;
+  for (int i = 0; i < whole.model.graph().node_size(); ++i)
+    for (int damage = 0; damage < 3; ++damage) {
+      onnx::ModelProto model = whole.model;
+      onnx::NodeProto& node = *model.mutable_graph()->mutable_node(i);
+      if (damage == 0) node.clear_input();
+      if (damage == 1) node.mutable_input()->RemoveLast();
+      if (damage == 2) node.clear_output();
+      refused += error_of(model).empty() ? 0 : 1;
+    }
+  EXPECT_GT(refused, 2 * static_cast<size_t>(whole.model.graph().node_size()));
 }
 
 TEST_F(OnnxExportedGraphs, AWindowMustBeInTheConfiguration) {
