@@ -59,6 +59,14 @@ OnnxArray read_onnx_array(const OnnxModel& model, const onnx::TensorProto& proto
   return array;
 }
 
+const onnx::TensorProto* find_onnx_constant(const OnnxGraphIndex& index, const std::string& value) {
+  if (index.is_constant(value)) return index.initializer(value);
+  const onnx::NodeProto* node = index.producer(value);
+  const onnx::AttributeProto* attribute =
+      node && node->op_type() == "Constant" ? find_attribute(*node, "value") : nullptr;
+  return attribute && attribute->has_t() ? &attribute->t() : nullptr;
+}
+
 OnnxArray onnx_integers(std::vector<int64_t> values) { return {{values.size()}, {values.begin(), values.end()}, true}; }
 
 std::vector<int64_t> integers_of(const OnnxArray& array) {

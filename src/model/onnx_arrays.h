@@ -3,6 +3,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/onnx_graph.h"
 #include "formats/onnx_model.h"
 
 namespace nibble {
@@ -19,6 +20,8 @@ inline constexpr size_t kMostElements = size_t{1} << 24;
 
 // Throws Error(kUnsupported) for types that are not numbers and for sizes beyond the above.
 OnnxArray read_onnx_array(const OnnxModel& model, const onnx::TensorProto& proto);
+// The tensor of an initializer that nobody can replace, or of a Constant node; else null.
+const onnx::TensorProto* find_onnx_constant(const OnnxGraphIndex& index, const std::string& value);
 OnnxArray onnx_integers(std::vector<int64_t> values);  // a vector
 std::vector<int64_t> integers_of(const OnnxArray& array);
 

@@ -73,11 +73,7 @@ const onnx::TensorProto* constant_input(const OnnxGraphIndex& index, const onnx:
 
 // A constant vector of integers, or nothing.
 std::vector<int64_t> constant_integers(const OnnxModel& model, const OnnxGraphIndex& index, const std::string& value) {
-  const onnx::TensorProto* tensor = index.is_constant(value) ? index.initializer(value) : nullptr;
-  if (const onnx::NodeProto* node = index.producer(value); !tensor && node && node->op_type() == "Constant") {
-    const onnx::AttributeProto* attribute = find_attribute(*node, "value");
-    if (attribute && attribute->has_t()) tensor = &attribute->t();
-  }
+  const onnx::TensorProto* tensor = find_onnx_constant(index, value);
   return tensor ? integers_of(read_onnx_array(model, *tensor)) : std::vector<int64_t>{};
 }
 

@@ -179,11 +179,7 @@ class Tracer {
 
   // A constant of one element.
   std::optional<double> number(const std::string& value) const {
-    const onnx::TensorProto* tensor = index_.is_constant(value) ? index_.initializer(value) : nullptr;
-    if (const Node* node = maker(value); !tensor && node && node->op_type() == "Constant") {
-      const onnx::AttributeProto* attribute = find_attribute(*node, "value");
-      if (attribute && attribute->has_t()) tensor = &attribute->t();
-    }
+    const onnx::TensorProto* tensor = find_onnx_constant(index_, value);
     if (!tensor) return std::nullopt;
     const OnnxArray array = read_onnx_array(model_, *tensor);
     return array.v.size() == 1 ? std::optional(array.v[0]) : std::nullopt;
