@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "algo/per_table.h"
 #include "core/error.h"
 #include "core/half.h"
 #include "kernels/kernels.h"
@@ -19,7 +20,7 @@ namespace {
 struct SortedGrid {
   std::array<float, 15> thresholds{};
   std::array<uint8_t, 16> codes{};
-  size_t levels = 0;  // 15 for FP4, whose two zeros are one level
+  size_t levels = 0;  // 15 where two zeros are one level
 };
 
 SortedGrid sort_grid(Grid grid) {
@@ -39,8 +40,8 @@ SortedGrid sort_grid(Grid grid) {
 }
 
 const SortedGrid& sorted_grid(Grid grid) {
-  static const SortedGrid nf4 = sort_grid(Grid::kNF4), fp4 = sort_grid(Grid::kFP4), iq4 = sort_grid(Grid::kIQ4NL);
-  return grid == Grid::kNF4 ? nf4 : grid == Grid::kFP4 ? fp4 : iq4;
+  static const PerTable16<SortedGrid> sorted(sort_grid);
+  return sorted[grid];
 }
 
 void encode_table(const SortedGrid& grid, float scale, std::span<const float> weights, uint8_t* codes) noexcept {
@@ -66,7 +67,16 @@ uint8_t fp8_code(float x) noexcept {
 }
 
 float largest_level(Grid grid) {
-  return grid == Grid::kNF4 ? 1.0f : grid == Grid::kFP4 ? 6.0f : grid == Grid::kFP8 ? 448.0f : 127.0f;
+  switch (grid) {
+    case Grid::kFP4:
+      return 6.0f;
+    case Grid::kFP8:
+      return 448.0f;
+    case Grid::kIQ4NL:
+      return 127.0f;
+    default:
+      return 1.0f;
+  }
 }
 
 bool one_bit_signs(const QuantSpec& spec) { return spec.grid == Grid::kInt && spec.bits == 1 && spec.symmetric; }

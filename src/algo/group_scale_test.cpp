@@ -135,13 +135,13 @@ TEST(GroupScale, TableCodesAreNearestWithTiesToEven) {
   EXPECT_THAT(
       encoded({.bits = 4, .grid = Grid::kFP4}, {2, 0}, {0.5f, 1.5f, 2.5f, 5, 7, 10, 10.1f, 99, -1.5f, -12, -0.1f}),
       ElementsAre(0, 2, 2, 4, 6, 6, 7, 7, 10, 15, 0));
-  for (Grid grid : {Grid::kNF4, Grid::kFP4, Grid::kFP8}) {
+  for (Grid grid : {Grid::kNF4, Grid::kFP4, Grid::kFP4Bnb, Grid::kFP8}) {
     const QuantSpec spec{.bits = grid == Grid::kFP8 ? 8 : 4, .grid = grid};
     const auto levels = grid_levels(grid);
     Random random(4);
     for (int i = 0; i < 20000; ++i) {
-      const float reach = grid == Grid::kNF4   ? 1.1f
-                          : grid == Grid::kFP4 ? 6.5f
+      const float reach = grid == Grid::kNF4 || grid == Grid::kFP4Bnb ? 1.1f
+                          : grid == Grid::kFP4                        ? 6.5f
                                                : std::exp2(static_cast<float>(random.uniform()) * 22 - 13);
       const float x = reach * static_cast<float>(2 * random.uniform() - 1);
       const uint8_t code = encoded(spec, {1, 0}, {x})[0];

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "algo/per_table.h"
 #include "kernels/grid_errors.h"
 #include "kernels/kernels.h"
 #include "quant/quantized_matrix.h"
@@ -142,9 +143,8 @@ const GroupScale* ScaleCandidates::best(const QuantSpec& spec, std::span<const f
   } else if (spec.grid == Grid::kFP8) {
     for (size_t j = 0; j < w.size(); ++j) add_fp8_errors(w[j], h[j], inverse_.data(), scale_.data(), error_.data(), n);
   } else {
-    static const Staircase nf4 = make_staircase(Grid::kNF4), fp4 = make_staircase(Grid::kFP4),
-                           iq4 = make_staircase(Grid::kIQ4NL);
-    const Staircase& stairs = spec.grid == Grid::kNF4 ? nf4 : spec.grid == Grid::kFP4 ? fp4 : iq4;
+    static const PerTable16<Staircase> all(make_staircase);
+    const Staircase& stairs = all[spec.grid];
     for (size_t j = 0; j < w.size(); ++j)
       add_table_errors(w[j], h[j], inverse_.data(), scale_.data(), stairs, error_.data(), n);
   }

@@ -184,7 +184,7 @@ void add_quantize(CLI::App& app) {
   verb.add_flag("--asym", o->asym, "zero points for each group")->excludes(sym)->group(what);
   verb.add_flag("--full-range", o->full_range, "symmetric grid that uses its lowest code too (signed scales)")
       ->group(what);
-  verb.add_option("--grid", o->grid, "int, nf4, fp4 or fp8")->type_name("NAME")->group(what);
+  verb.add_option("--grid", o->grid, "int, nf4, fp4, fp4_bnb or fp8")->type_name("NAME")->group(what);
   verb.add_option("--act", o->act,
                   "how inputs of products are quantized: none, dynamic (ranges found while running), or static (ranges "
                   "from calibration)")

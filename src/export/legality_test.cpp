@@ -65,7 +65,7 @@ std::string row(const ExporterEntry& format) {
   if (QuantSpec spec = base; spec.group = QuantSpec::kWholeRow, fits(spec)) groups.emplace_back("row");
   if (QuantSpec spec = base; spec.group = QuantSpec::kWholeRow, spec.per_tensor = true, fits(spec))
     groups.emplace_back("tensor");
-  for (const Grid grid : {Grid::kNF4, Grid::kFP4}) {
+  for (const Grid grid : {Grid::kNF4, Grid::kFP4, Grid::kFP4Bnb}) {
     if (fits({.bits = 4, .group = 64, .grid = grid})) grids.push_back(cat(name(grid)));
   }
   if (fits({.bits = 8, .group = QuantSpec::kWholeRow, .grid = Grid::kFP8})) grids.push_back("fp8");

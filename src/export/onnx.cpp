@@ -1,4 +1,5 @@
-// `onnx`: the source's graph with MatMulNBits and GatherBlockQuantized in the place of its products and look-ups.
+// `onnx`: the source's graph with MatMulNBits, MatMulBnb4 and GatherBlockQuantized in the place of its products and
+// look-ups.
 #include "core/checked.h"
 #include "export/float_bytes.h"
 #include "export/onnx_form.h"
@@ -77,10 +78,13 @@ class PackedForm final : public OnnxForm {
 
 // The sizes of the plan are those of a product's weight: tables differ by their padding.
 std::optional<size_t> product_block(const OutputTensor& tensor) { return onnx_block(*tensor.spec, kMostProduct); }
+std::optional<size_t> table_block(const OutputTensor& tensor) { return onnx_table_block(*tensor.spec, tensor.cols()); }
 
 size_t stored_bytes(const OutputTensor& tensor) {
   if (!tensor.spec) return byte_size(tensor.dtype, element_count(tensor.shape));
   if (quantizes_inputs(tensor)) return onnx_integer_bytes(*tensor.spec, tensor.rows(), tensor.cols(), /*qdq=*/false);
+  if (const auto table = table_block(tensor))
+    return onnx_bnb4_bytes(*tensor.spec, *table, tensor.rows(), tensor.cols());
   const auto block = product_block(tensor);
   if (!block) return byte_size(tensor.spec->scale_dtype, element_count(tensor.shape));
   const OnnxBlocks layout(*tensor.spec, *block, tensor.cols(), /*padded=*/true);
@@ -89,9 +93,10 @@ size_t stored_bytes(const OutputTensor& tensor) {
 }
 
 std::string note(const OutputTensor& tensor) {
-  if (!tensor.spec || quantizes_inputs(tensor) || product_block(tensor)) return "";
-  return cat("no ONNX operator holds ", describe(*tensor.spec),
-             ": dequantized floats are stored (2, 4 or 8 bits in groups of 16 to 256 columns stay packed)");
+  if (!tensor.spec || quantizes_inputs(tensor) || product_block(tensor) || table_block(tensor)) return "";
+  return cat(
+      "no ONNX operator holds ", describe(*tensor.spec),
+      ": dequantized floats are stored (2, 4 or 8 bits, nf4 and fp4_bnb in groups of 16 to 256 columns stay packed)");
 }
 
 }  // namespace
@@ -103,6 +108,7 @@ std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxQuantized& quantized) {
   // A table's rows are not padded, and its operator takes whole bytes.
   const bool whole_bytes = !weight.is_table() || weight.cols * static_cast<size_t>(spec.bits) % 8 == 0;
   const bool float_zeros = spec.mins && weight.is_table();
+  if (auto form = onnx_bnb4_form(weight, spec)) return form;
   if (!block || !whole_bytes || float_zeros) return onnx_float_form(weight, spec);
   return std::make_unique<PackedForm>(weight, spec, *block, accuracy_level);
 }
@@ -110,7 +116,9 @@ std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxQuantized& quantized) {
 extern const ExporterEntry exporter_onnx;
 const ExporterEntry exporter_onnx = {
     .name = "onnx",
-    .summary = "ONNX graph with packed weights (MatMulNBits; MatMulInteger with quantized inputs), from an ONNX model",
+    .summary =
+        "ONNX graph with packed weights (MatMulNBits, MatMulBnb4; MatMulInteger with quantized inputs), from an ONNX "
+        "model",
     .folder = true,
     .keeps_codes = true,
     .check = check_onnx,

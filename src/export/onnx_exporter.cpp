@@ -252,6 +252,20 @@ std::string onnx_bias(const onnx::NodeProto& node) {
   return input >= 0 && input < node.input_size() ? node.input(input) : "";
 }
 
+void add_onnx_bias(onnx::NodeProto product, const onnx::NodeProto& node, std::vector<onnx::NodeProto>& nodes) {
+  const std::string bias = onnx_bias(node);
+  product.add_output(bias.empty() ? node.output(0) : onnx_new(node.output(0) + "_product"));
+  nodes.push_back(std::move(product));
+  if (bias.empty()) return;
+  onnx::NodeProto add;
+  add.set_name(nodes.back().name());
+  add.set_op_type("Add");
+  for (const std::string* input : {&nodes.back().output(0), &bias}) add.add_input(*input);
+  add.add_output(node.output(0));
+  nodes.back().set_name(nodes.back().output(0));
+  nodes.push_back(std::move(add));
+}
+
 void set_onnx_int(onnx::NodeProto& node, const char* name, size_t value) {
   onnx::AttributeProto& attribute = *node.add_attribute();
   attribute.set_name(name);

@@ -68,16 +68,9 @@ std::vector<onnx::NodeProto> onnx_with_floats(const onnx::NodeProto& node, const
   }
   plain.set_op_type("MatMul");
   for (const std::string* input : {&node.input(0), &value}) plain.add_input(*input);
-  const std::string bias = onnx_bias(node);
-  plain.add_output(bias.empty() ? node.output(0) : onnx_new(node.output(0) + "_product"));
-  if (bias.empty()) return {plain};
-  onnx::NodeProto add;
-  add.set_name(plain.name());
-  add.set_op_type("Add");
-  for (const std::string* input : {&plain.output(0), &bias}) add.add_input(*input);
-  add.add_output(node.output(0));
-  plain.set_name(plain.output(0));
-  return {plain, add};
+  std::vector<onnx::NodeProto> nodes;
+  add_onnx_bias(std::move(plain), node, nodes);
+  return nodes;
 }
 
 std::unique_ptr<OnnxForm> onnx_float_form(const OnnxWeight& weight, const QuantSpec& spec) {

@@ -59,10 +59,14 @@ class OnnxForm {
   std::vector<Part> parts_;
 };
 
-// com.microsoft's MatMulNBits and GatherBlockQuantized; floats where these hold no such spec.
+// com.microsoft's MatMulNBits, MatMulBnb4 and GatherBlockQuantized; floats where these hold no such spec.
 std::unique_ptr<OnnxForm> onnx_packed_form(const OnnxQuantized& quantized);
 // DequantizeLinear before the node; floats where it holds no such spec.
 std::unique_ptr<OnnxForm> onnx_qdq_form(const OnnxQuantized& quantized);
+// MatMulBnb4, or null where it does not hold the weight (onnx_table_block()).
+std::unique_ptr<OnnxForm> onnx_bnb4_form(const OnnxWeight& weight, const QuantSpec& spec);
+// Bytes of its initializers.
+size_t onnx_bnb4_bytes(const QuantSpec& spec, size_t block, size_t rows, size_t cols);
 // The dequantized values, in the type of the scales and in the order that the node reads.
 std::unique_ptr<OnnxForm> onnx_float_form(const OnnxWeight& weight, const QuantSpec& spec);
 // Products of 8-bit integers, for weights with quantized inputs. `qdq`: as QuantizeLinear and DequantizeLinear around
@@ -77,10 +81,14 @@ size_t onnx_integer_bytes(const QuantSpec& spec, size_t rows, size_t cols, bool 
 std::vector<onnx::NodeProto> onnx_with_floats(const onnx::NodeProto& node, const std::string& value, bool transposed);
 // Does the form for floats or dequantized ones keep [inputs, outputs]?
 inline bool onnx_reads_transposed(const OnnxWeight& weight) {
-  return weight.op == OnnxWeight::Op::kMatMul || weight.op == OnnxWeight::Op::kMatMulNBits;
+  return weight.op == OnnxWeight::Op::kMatMul || weight.op == OnnxWeight::Op::kMatMulNBits ||
+         weight.op == OnnxWeight::Op::kMatMulBnb4;
 }
 // The value that a product adds to its outputs, or "".
 std::string onnx_bias(const onnx::NodeProto& node);
+// Appends `product`, which is to take the place of `node`, and an Add of that node's bias where it has one. What they
+// make is named here.
+void add_onnx_bias(onnx::NodeProto product, const onnx::NodeProto& node, std::vector<onnx::NodeProto>& nodes);
 void set_onnx_int(onnx::NodeProto& node, const char* name, size_t value);
 
 // An exporter that rewrites the source's graph with the forms that `make_form` makes.

@@ -27,6 +27,14 @@ std::optional<size_t> onnx_block(const QuantSpec& spec, size_t most) {
   return std::nullopt;
 }
 
+std::optional<size_t> onnx_table_block(const QuantSpec& spec, size_t cols) {
+  if (spec.grid != Grid::kNF4 && spec.grid != Grid::kFP4Bnb) return std::nullopt;
+  const size_t group = spec.per_tensor ? cols : spec.group_size(cols);
+  for (size_t block = 256; block >= 16; block /= 2)
+    if (group % block == 0 && cols % block == 0) return block;
+  return std::nullopt;
+}
+
 OnnxBlocks::OnnxBlocks(const QuantSpec& spec, size_t block_size, size_t row_cols, bool padded)
     : bits(spec.bits),
       block(block_size),

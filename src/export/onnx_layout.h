@@ -16,6 +16,10 @@ namespace nibble {
 // such a divisor.
 std::optional<size_t> onnx_block(const QuantSpec& spec, size_t most);
 
+// The same for MatMulBnb4, whose blocks run on from row to row: they must divide rows of `cols` columns too. NF4 and
+// bitsandbytes' FP4 alone; E2M1 has other levels.
+std::optional<size_t> onnx_table_block(const QuantSpec& spec, size_t cols);
+
 // Sizes of a weight packed as MatMulNBits (`padded`: each row ends with a whole block) or GatherBlockQuantized wants
 // it.
 struct OnnxBlocks {

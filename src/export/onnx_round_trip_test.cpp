@@ -1,5 +1,6 @@
 // Codes -> ONNX graph -> codes, for random specs. What comes back is read from the initializers by the definitions of
-// the operators (ONNX Runtime's ContribOperators.md, ONNX's DequantizeLinear-21), and of MatMulNBits by our reader too.
+// the operators (ONNX Runtime's ContribOperators.md, ONNX's DequantizeLinear-21), and of MatMulNBits and MatMulBnb4 by
+// our reader too.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -118,6 +119,15 @@ std::vector<float> decoded(const Numbers& graph, const std::string& name, size_t
       }
     return out;
   }
+  if (node.op_type() == "MatMulBnb4") {  // one stream of blocks for the whole matrix, high half first
+    const auto block = static_cast<size_t>(attribute(node, "block_size", 0));
+    const OnnxTensor codes = graph.tensor(node.input(1));
+    const std::vector<float> scales = graph.floats(node.input(2));
+    const auto levels = grid_levels(attribute(node, "quant_type", -1) == 1 ? Grid::kNF4 : Grid::kFP4Bnb);
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = scales[i / block] * levels[static_cast<size_t>(Numbers::field(codes.bytes, i ^ 1u, 4))];
+    return out;
+  }
   const std::string& weight = node.input(node.op_type() == "Gather" ? 0 : 1);
   const onnx::NodeProto* dequantize = graph.maker(weight);
   const bool transposed = node.op_type() == "MatMul" || (node.op_type() == "Gemm" && attribute(node, "transB", 0) == 0);
@@ -151,10 +161,10 @@ std::vector<float> decoded(const Numbers& graph, const std::string& name, size_t
 }
 
 QuantSpec random_spec(Random& random) {
-  constexpr Grid kGrids[] = {Grid::kInt, Grid::kInt, Grid::kInt, Grid::kInt, Grid::kNF4, Grid::kFP8};
+  constexpr Grid kGrids[] = {Grid::kInt, Grid::kInt, Grid::kInt, Grid::kInt, Grid::kNF4, Grid::kFP4Bnb, Grid::kFP8};
   constexpr int kBits[] = {1, 2, 2, 3, 4, 4, 4, 4, 6, 8, 8, 8};
   constexpr size_t kGroups[] = {8, 16, 32, 32, 48, 64, QuantSpec::kWholeRow};
-  QuantSpec spec{.group = kGroups[random.next() % 7], .grid = kGrids[random.next() % 6]};
+  QuantSpec spec{.group = kGroups[random.next() % 7], .grid = kGrids[random.next() % 7]};
   spec.bits = spec.grid == Grid::kFP8 ? 8 : spec.grid != Grid::kInt ? 4 : kBits[random.next() % 12];
   spec.symmetric = spec.grid != Grid::kInt || random.next() % 2 == 0;
   spec.mins = !spec.symmetric && random.next() % 4 == 0;
@@ -168,7 +178,7 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
   write_text_file(folder / "graph.onnx", graph().SerializeAsString());
   const auto source = open_onnx_graph(folder / "graph.onnx");
   Random random(5);
-  size_t packed = 0, floats = 0;
+  size_t packed = 0, floats = 0, tables = 0;
   for (const char* name : {"onnx", "onnx-qdq"})
     for (int round = 0; round < 40; ++round) {
       const ExporterEntry& format = find_exporter(name);
@@ -204,7 +214,9 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
         for (size_t k = 0; k < got.size(); ++k)
           ASSERT_NEAR(got[k], values[k], rounded ? 2e-3f * (1 + std::abs(values[k])) : 0.0f)
               << what << ", element " << k;
-        if (numbers.node(tensor.name)->op_type() == "MatMulNBits") {
+        const std::string& type = numbers.node(tensor.name)->op_type();
+        tables += type == "MatMulBnb4" ? 1 : 0;
+        if (type == "MatMulNBits" || type == "MatMulBnb4") {
           const auto stored = numbers.read(tensor.name, want.rows);
           ASSERT_TRUE(stored && stored->spec()) << what;
           EXPECT_EQ(stored->read_codes(0, stored->rows()).codes, want.codes) << what;
@@ -214,13 +226,15 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
             ASSERT_NEAR(read[k], values[k], want.spec.mins ? 2e-3f * (1 + std::abs(values[k])) : 0.0f) << what;
         }
         const onnx::NodeProto& node = *numbers.node(tensor.name);
-        const bool plain = !node.op_type().ends_with("NBits") && !node.op_type().ends_with("Quantized") &&
+        const bool plain = !node.op_type().ends_with("NBits") && !node.op_type().ends_with("Bnb4") &&
+                           !node.op_type().ends_with("Quantized") &&
                            !numbers.maker(node.input(node.op_type() == "Gather" ? 0 : 1));
         (plain ? floats : packed) += 1;
       }
     }
   EXPECT_GT(packed, 60u);
   EXPECT_GT(floats, 20u);
+  EXPECT_GT(tables, 4u);
 }
 
 }  // namespace

@@ -42,6 +42,19 @@ TEST(OnnxLayout, BlocksAreWhatTheOperatorsHold) {
   QuantSpec table = spec(4, 32);
   table.grid = Grid::kNF4;
   EXPECT_EQ(onnx_block(table, 256), std::nullopt);
+  // MatMulBnb4's blocks end with rows too.
+  EXPECT_EQ(onnx_table_block(table, 64), 32u);
+  EXPECT_EQ(onnx_table_block(table, 48), 16u);
+  EXPECT_EQ(onnx_table_block(table, 40), std::nullopt);
+  table.group = 512;
+  EXPECT_EQ(onnx_table_block(table, 1024), 256u);
+  table.group = QuantSpec::kWholeRow;
+  EXPECT_EQ(onnx_table_block(table, 96), 32u);
+  table.grid = Grid::kFP4Bnb;
+  EXPECT_EQ(onnx_table_block(table, 96), 32u);
+  table.grid = Grid::kFP4;  // other levels
+  EXPECT_EQ(onnx_table_block(table, 96), std::nullopt);
+  EXPECT_EQ(onnx_table_block(spec(4, 32), 96), std::nullopt);
 }
 
 TEST(OnnxLayout, RowsEndWithAWholeBlock) {
@@ -99,6 +112,39 @@ TEST(OnnxForm, OperatorsOnPackedWeightsBecomeThoseOnFloats) {
   const onnx::NodeProto& gemm = add_node(model, "Gemm", "g", {"x", "v", "c"}, {"z"});
   EXPECT_EQ(line(onnx_with_floats(gemm, "w", false)[0]), "Gemm(x w c ) z");
   EXPECT_EQ(int_attribute(onnx_with_floats(gemm, "w", false)[0], "transB", 0), 1);
+}
+
+TEST(OnnxForm, TablesBecomeMatMulBnb4) {
+  onnx::ModelProto model = empty_onnx();
+  add_floats(model, "w", {32, 2}, std::vector<float>(64));
+  const onnx::NodeProto& gemm = add_node(model, "Gemm", "g", {"x", "w", "c"}, {"y"});
+  OnnxWeight weight;
+  weight.rows = 2;
+  weight.cols = 32;
+  QuantSpec nf4 = spec(4, 32);
+  nf4.grid = Grid::kNF4;
+  const auto form = onnx_bnb4_form(weight, nf4);
+  ASSERT_TRUE(form);
+  QuantizedMatrix q{.spec = nf4, .rows = 1, .cols = 32};
+  q.codes.assign(32, 7);
+  q.codes[0] = 1, q.codes[1] = 15;
+  q.scales = {-2.0f};
+  form->write(1, q, [](size_t part, size_t offset, std::span<const std::byte> bytes) {
+    EXPECT_EQ(offset, part == 0 ? 16u : 4u);
+    if (part == 0) {
+      EXPECT_EQ(static_cast<int>(bytes[0]), 0x1f);  // the first in the high half
+    }
+    EXPECT_EQ(bytes.size(), part == 0 ? 16u : 4u);
+  });
+  const std::vector<std::string> names = {"codes", "absmax"};
+  const auto nodes = form->replace(gemm, names).nodes;
+  ASSERT_EQ(nodes.size(), 2u);
+  EXPECT_EQ(line(nodes[0]), "MatMulBnb4(x codes absmax ) " + onnx_new("y_product"));
+  EXPECT_EQ(line(nodes[1]), "Add(" + onnx_new("y_product") + " c ) y");
+  EXPECT_EQ(int_attribute(nodes[0], "quant_type", -1), 1);
+  EXPECT_EQ(int_attribute(nodes[0], "block_size", 0), 32);
+  weight.op = OnnxWeight::Op::kGather;
+  EXPECT_FALSE(onnx_bnb4_form(weight, nf4));
 }
 
 TEST(OnnxExporter, NeedsAnOnnxSource) {

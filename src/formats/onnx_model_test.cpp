@@ -188,14 +188,9 @@ TEST(OnnxModel, RefusesGraphsThatCannotRun) {
 
 TEST(OnnxModel, ReadersInSubgraphsCount) {
   onnx::ModelProto proto = sample();
-  onnx::NodeProto& loop = add_node(proto, "If", "if", {"x"}, {"q"});
-  onnx::AttributeProto& body = *loop.add_attribute();
-  body.set_name("then_branch");
-  onnx::NodeProto& inner = *body.mutable_g()->add_node();
-  inner.set_op_type("Identity");
-  inner.add_input("w");
-  inner.add_output("inner");
-  body.mutable_g()->add_output()->set_name("inner");
+  onnx::GraphProto& body = add_branch(proto, "x", "q");
+  add_node(body, "Identity", {"w"}, {"inner"});
+  body.add_output()->set_name("inner");
   const auto model = parse(proto);
   const OnnxGraphIndex index(model->graph());
   EXPECT_TRUE(index.read_in_subgraph("w"));

@@ -48,19 +48,9 @@ TEST(OnnxOpset, AxesBecomeInputs) {
 
 TEST(OnnxOpset, SubgraphsAreRaisedToo) {
   onnx::ModelProto model = graph(13);
-  onnx::NodeProto& loop = add_node(model, "If", "if", {"x"}, {"y"});
-  onnx::AttributeProto& attribute = *loop.add_attribute();
-  attribute.set_name("then_branch");
-  onnx::NodeProto& split = *attribute.mutable_g()->add_node();
-  split.set_op_type("Split");
-  split.add_input("x");
-  split.add_output("a");
-  split.add_output("b");
-  onnx::NodeProto& most = *attribute.mutable_g()->add_node();
-  most.set_op_type("ReduceMax");
-  most.add_input("a");
-  most.add_output("c");
-  set_ints(most, "axes", {0});
+  onnx::GraphProto& branch = add_branch(model, "x", "y");
+  add_node(branch, "Split", {"x"}, {"a", "b"});
+  set_ints(add_node(branch, "ReduceMax", {"a"}, {"c"}), "axes", {0});
   raise_opset(model, 21);
   const onnx::GraphProto& inner = model.graph().node(0).attribute(0).g();
   EXPECT_EQ(int_attribute(inner.node(0), "num_outputs", 0), 2);

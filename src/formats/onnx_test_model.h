@@ -30,15 +30,43 @@ inline onnx::TensorProto& add_floats(onnx::ModelProto& model, const std::string&
   return tensor;
 }
 
-inline onnx::NodeProto& add_node(onnx::ModelProto& model, const std::string& type, const std::string& name,
+inline onnx::TensorProto& add_bytes(onnx::ModelProto& model, const std::string& name,
+                                    std::initializer_list<int64_t> shape, const std::string& bytes, int type = 2) {
+  onnx::TensorProto& tensor = add_floats(model, name, shape, {});
+  tensor.set_data_type(type);
+  tensor.set_raw_data(bytes);
+  return tensor;
+}
+
+inline onnx::TensorProto& add_integers(onnx::ModelProto& model, const std::string& name,
+                                       std::initializer_list<int64_t> shape, const std::vector<int64_t>& values) {
+  return add_bytes(model, name, shape,
+                   std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(int64_t)), 7);
+}
+
+inline onnx::NodeProto& add_node(onnx::GraphProto& graph, const std::string& type,
                                  std::initializer_list<std::string> inputs,
                                  std::initializer_list<std::string> outputs) {
-  onnx::NodeProto& node = *model.mutable_graph()->add_node();
+  onnx::NodeProto& node = *graph.add_node();
   node.set_op_type(type);
-  node.set_name(name);
   for (const std::string& input : inputs) node.add_input(input);
   for (const std::string& output : outputs) node.add_output(output);
   return node;
+}
+
+inline onnx::NodeProto& add_node(onnx::ModelProto& model, const std::string& type, const std::string& name,
+                                 std::initializer_list<std::string> inputs,
+                                 std::initializer_list<std::string> outputs) {
+  onnx::NodeProto& node = add_node(*model.mutable_graph(), type, inputs, outputs);
+  node.set_name(name);
+  return node;
+}
+
+// An If with one branch, which is for the caller to fill.
+inline onnx::GraphProto& add_branch(onnx::ModelProto& model, const std::string& condition, const std::string& output) {
+  onnx::AttributeProto& branch = *add_node(model, "If", "if", {condition}, {output}).add_attribute();
+  branch.set_name("then_branch");
+  return *branch.mutable_g();
 }
 
 inline void set_ints(onnx::NodeProto& node, const std::string& name, std::initializer_list<int64_t> values) {

@@ -9,6 +9,9 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "model/config.h"
+#include "model/onnx_arrays.h"
+#include "model/onnx_exported.h"
+#include "model/onnx_rotation.h"
 #include "model/onnx_tensors.h"
 #include "model/source_floats.h"
 
@@ -50,12 +53,14 @@ bool known_operator(const onnx::NodeProto& node) {
                                                            "SkipSimplifiedLayerNormalization",
                                                            "MatMul",
                                                            "MatMulNBits",
+                                                           "MatMulBnb4",
                                                            "GatherBlockQuantized",
                                                            "GroupQueryAttention",
                                                            "Sigmoid",
                                                            "Mul",
                                                            "Add",
                                                            "Reshape",
+                                                           "Split",
                                                            "Identity"};
   return known.contains(node.op_type());
 }
@@ -66,8 +71,14 @@ const onnx::TensorProto* constant_input(const OnnxGraphIndex& index, const onnx:
                                                                            : nullptr;
 }
 
+// A constant vector of integers, or nothing.
+std::vector<int64_t> constant_integers(const OnnxModel& model, const OnnxGraphIndex& index, const std::string& value) {
+  const onnx::TensorProto* tensor = find_onnx_constant(index, value);
+  return tensor ? integers_of(read_onnx_array(model, *tensor)) : std::vector<int64_t>{};
+}
+
 // The base of the rotation from its tables: cosine and sine at position 1 give each frequency theta^(-i / half).
-double rotary_base(const OnnxModel& model, const onnx::TensorProto& cosines, const onnx::TensorProto& sines) {
+double table_base(const OnnxModel& model, const onnx::TensorProto& cosines, const onnx::TensorProto& sines) {
   const OnnxTensor cos = model.tensor(cosines), sin = model.tensor(sines);
   const auto dtype = onnx_dtype(cos.type);
   if (!dtype || !is_float(*dtype) || cos.type != sin.type || cos.shape.size() != 2 || cos.shape != sin.shape ||
@@ -77,16 +88,11 @@ double rotary_base(const OnnxModel& model, const onnx::TensorProto& cosines, con
   std::vector<float> c(half), s(half);
   floats_from_bytes(*dtype, cos.bytes.data() + row, half, c.data(), cosines.name());
   floats_from_bytes(*dtype, sin.bytes.data() + row, half, s.data(), sines.name());
-  const auto frequency = [&](size_t i) { return std::atan2(static_cast<double>(s[i]), static_cast<double>(c[i])); };
-  const auto steps = static_cast<double>(half);
-  const double raw = std::pow(frequency(half - 1), -steps / static_cast<double>(half - 1));
-  const double theta = std::abs(raw - std::round(raw)) < 1e-4 * raw ? std::round(raw) : raw;
-  for (size_t i = 0; i < half; ++i) {
-    const double expected = std::pow(theta, -static_cast<double>(i) / steps);
-    if (!(std::abs(frequency(i) - expected) < 1e-3 * expected))
-      unknown("its rotary embedding is scaled; put the original config.json beside it");
-  }
-  return theta;
+  std::vector<double> frequencies(half);
+  for (size_t i = 0; i < half; ++i) frequencies[i] = std::atan2(static_cast<double>(s[i]), static_cast<double>(c[i]));
+  const auto theta = nibble::rotary_base(frequencies);
+  if (!theta) unknown("its rotary embedding is scaled; put the original config.json beside it");
+  return *theta;
 }
 
 }  // namespace
@@ -96,7 +102,7 @@ struct OnnxDecoder::Names {
   std::map<std::string, const OnnxWeight*> products;       // by module
   std::map<std::string, const onnx::TensorProto*> norms;   // by module
   std::map<std::string, const onnx::TensorProto*> biases;  // by module
-  std::vector<const onnx::NodeProto*> attention;
+  std::vector<const onnx::NodeProto*> attention, splits;
   const OnnxWeight* embedding = nullptr;
   float epsilon = 1e-6f;
 
@@ -118,6 +124,7 @@ OnnxDecoder::OnnxDecoder(const fs::path& file) : OnnxSource(file) {
                    else if (!names.products.emplace(module_of(weight.name), &weight).second)
                      unknown(cat("two products belong to ", module_of(weight.name)));
                  }
+                 for (const onnx::NodeProto& node : graph.node()) expect_float_products(node);
                  for (const onnx::NodeProto& node : graph.node()) {
                    if (!known_operator(node)) unknown(cat("node ", onnx_node_name(node), " is a ", node.op_type()));
                    const std::string module = module_of(onnx_node_name(node));
@@ -132,6 +139,8 @@ OnnxDecoder::OnnxDecoder(const fs::path& file) : OnnxSource(file) {
                      names.epsilon = float_attribute(node, "epsilon", skip ? 1e-12f : 1e-5f);
                    } else if (node.op_type() == "GroupQueryAttention") {
                      names.attention.push_back(&node);
+                   } else if (node.op_type() == "Split") {
+                     names.splits.push_back(&node);
                    } else if (node.op_type() == "Add") {
                      const onnx::TensorProto* bias = constant_input(*index_, node, 1);
                      if (!bias || !names.products.contains(module))
@@ -192,6 +201,12 @@ void OnnxDecoder::add_tensors(const Names& names) {
         (scale != 0.0f && std::abs(static_cast<double>(scale) / usual - 1) > 1e-4))
       unknown(cat("node ", onnx_node_name(*node), " rotates, scales or caps in a way of its own"));
   }
+  // A fused product is cut in the order q, k, v where norms of heads follow.
+  const auto own = static_cast<int64_t>(heads * head_dim), shared = static_cast<int64_t>(kv_heads * head_dim);
+  for (const onnx::NodeProto* node : names.splits)
+    if (node->input_size() < 2 ||
+        constant_integers(*model_, *index_, node->input(1)) != std::vector{own, shared, shared})
+      unknown(cat("node ", onnx_node_name(*node), " does not cut at the ends of q and k"));
   bool attention_bias = false, mlp_bias = false;
   for (const auto& [module, bias] : names.biases)
     (module.find(".attn.") != std::string::npos ? attention_bias : mlp_bias) = true;
@@ -220,7 +235,7 @@ void OnnxDecoder::add_tensors(const Names& names) {
                {"hidden_act", "silu"},
                {"max_position_embeddings", size_of(model, "context_length")},
                {"rms_norm_eps", epsilon},
-               {"rope_theta", rotary_base(*model_, *cosines, *sines)},
+               {"rope_theta", table_base(*model_, *cosines, *sines)},
                {"attention_bias", attention_bias},
                {"mlp_bias", mlp_bias}};
     if (window > 0) config_["sliding_window"] = window;
@@ -253,11 +268,11 @@ void OnnxDecoder::add_tensors(const Names& names) {
   for (size_t i = 0; i < layers; ++i) {
     const std::string block = cat("model.layers.", i, ".");
     norm(block + "input_layernorm", block + "input_layernorm");
-    const size_t query = heads * head_dim, key = kv_heads * head_dim;
     if (const OnnxWeight* fused = names.product(block + "attn.qkv_proj")) {
       const auto bias = names.biases.find(block + "attn.qkv_proj");
       size_t first = 0;
-      for (const auto& [part, rows] : {std::pair("q_proj", query), {"k_proj", key}, {"v_proj", key}}) {
+      for (const auto& [part, count] : {std::pair("q_proj", heads), {"k_proj", kv_heads}, {"v_proj", kv_heads}}) {
+        const size_t rows = count * head_dim;
         matrix(*fused, cat(block, "self_attn.", part, ".weight"), first, rows);
         if (bias != names.biases.end()) vector(*bias->second, cat(block, "self_attn.", part, ".bias"), first, rows);
         first += rows;
@@ -283,7 +298,17 @@ void OnnxDecoder::add_tensors(const Names& names) {
 }
 
 std::unique_ptr<Source> open_onnx_decoder(const fs::path& path) {
-  return std::make_unique<OnnxDecoder>(onnx_file(path));
+  const fs::path file = onnx_file(path);
+  // The builder's graphs come with this, and their attention is one operator.
+  std::error_code failure;
+  bool builder = fs::exists(beside(file, "genai_config.json"), failure);
+  if (!builder) {
+    const auto model = OnnxModel::open(file);
+    builder = std::any_of(model->graph().node().begin(), model->graph().node().end(),
+                          [](const onnx::NodeProto& node) { return node.op_type() == "GroupQueryAttention"; });
+  }
+  if (builder) return std::make_unique<OnnxDecoder>(file);
+  return std::make_unique<OnnxExported>(file);
 }
 
 }  // namespace nibble

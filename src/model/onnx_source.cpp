@@ -94,6 +94,18 @@ std::string OnnxSource::side_file(std::string_view name) const {
   return read_text_file(folder_of(path_) / name);
 }
 
+void expect_float_products(const onnx::NodeProto& node) {
+  const std::string& type = node.op_type();
+  const bool inputs = type.starts_with("MatMulInteger") || type == "QLinearMatMul" || type.ends_with("QuantizeLinear");
+  if (!inputs && type != "DequantizeLinear") return;
+  throw Error(
+      ErrorKind::kUnsupported,
+      cat("node ", onnx_node_name(node), " is a ", type, ": nibble runs float graphs and packed weights",
+          inputs ? ", not quantized inputs (W8A8); run it with ONNX Runtime, or quantize the Hugging Face model "
+                   "with --scheme W8A8 to measure that here"
+                 : "; quantize with --format onnx, or run it with ONNX Runtime"));
+}
+
 std::unique_ptr<Source> open_onnx_graph(const fs::path& path) { return std::make_unique<GraphSource>(onnx_file(path)); }
 
 bool is_onnx(const fs::path& path) {

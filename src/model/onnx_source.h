@@ -21,6 +21,9 @@ struct OnnxPlace {
   size_t first = 0;                                // its first row or element there
 };
 
+// Throws Error(kUnsupported) for a node that multiplies integers, or that dequantizes: nibble's decoder runs neither.
+void expect_float_products(const onnx::NodeProto& node);
+
 // A .onnx file seen as tensors. Two views: of any graph, and of decoders that we know (onnx_decoder.h).
 class OnnxSource : public Source {
  public:

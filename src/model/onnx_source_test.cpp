@@ -101,14 +101,9 @@ class OnnxDecoder : public testing::Test {
 TEST_F(OnnxDecoder, ReadsPackedEmbeddings) {
   onnx::ModelProto model = decoder();
   // 5 words, 4 wide: 4-bit codes, low first, in one block of 16 columns.
-  onnx::TensorProto& codes = *model.mutable_graph()->add_initializer();
-  codes.set_name("codes");
-  codes.set_data_type(onnx_type::kUint8);
-  codes.add_dims(5);
-  codes.add_dims(2);
   std::string bytes(10, '\x98');
   bytes[6] = '\x1f', bytes[7] = '\x80';  // of word 3: 15, 1, 0, 8
-  codes.set_raw_data(bytes);
+  onnx::TensorProto& codes = add_bytes(model, "codes", {5, 2}, bytes);
   add_floats(model, "scales", {5, 1}, {1, 1, 1, 0.5f, 1});
   onnx::NodeProto& gather = *model.mutable_graph()->mutable_node(1);
   ASSERT_EQ(gather.op_type(), "Gather");
@@ -149,8 +144,33 @@ TEST_F(OnnxDecoder, ShowsTheModelThatTheGraphWasMadeFrom) {
   EXPECT_THAT(source->side_files(), testing::ElementsAre("genai_config.json"));
 }
 
+// Qwen3: the fused product is cut, and heads of q and k are normalized.
+TEST_F(OnnxDecoder, ReadsNormsOfHeads) {
+  onnx::ModelProto model = decoder();
+  add_floats(model, "qn", {2}, {1, 2});
+  add_floats(model, "kn", {2}, {3, 4});
+  add_integers(model, "sizes", {3}, {4, 2, 2});
+  add_node(model, "Split", "/model/layers.0/attn/qkv_proj/Split", {"q1", "sizes"}, {"sq", "sk", "sv"});
+  add_node(model, "SimplifiedLayerNormalization", "/model/layers.0/attn/q_norm/LayerNorm", {"sq", "qn"}, {"rq"});
+  add_node(model, "SimplifiedLayerNormalization", "/model/layers.0/attn/k_norm/LayerNorm", {"sk", "kn"}, {"rk"});
+  std::string qwen3 = kGenai;
+  qwen3.replace(qwen3.find("llama"), 5, "qwen3");
+  const auto source = open(model, qwen3.c_str());
+  EXPECT_EQ(rows(source->get("model.layers.0.self_attn.q_norm.weight"), 0, 2), (std::vector<float>{1, 2}));
+  EXPECT_EQ(rows(source->get("model.layers.0.self_attn.k_norm.weight"), 0, 2), (std::vector<float>{3, 4}));
+  EXPECT_EQ(source->config().at("model_type"), "qwen3");
+  const int64_t other[] = {2, 4, 2};
+  for (onnx::TensorProto& tensor : *model.mutable_graph()->mutable_initializer())
+    if (tensor.name() == "sizes") tensor.set_raw_data(other, sizeof other);
+  EXPECT_THAT(error_of(model, qwen3.c_str()), HasSubstr("does not cut at the ends of q and k"));
+}
+
 TEST_F(OnnxDecoder, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(error_of(decoder(), nullptr), HasSubstr("no genai_config.json"));
+  onnx::ModelProto integers = decoder();
+  add_node(integers, "Abs", "abs", {"x0"}, {"abs"});
+  add_node(integers, "MatMulInteger", "product", {"x0", "head"}, {"integer"});
+  EXPECT_THAT(error_of(integers), HasSubstr("node product is a MatMulInteger: nibble runs float graphs"));
   onnx::ModelProto other = decoder();
   other.mutable_graph()->mutable_node(12)->set_op_type("Tanh");
   EXPECT_THAT(error_of(other), HasSubstr("/model/layers.0/mlp/Mul is a Tanh"));
@@ -173,17 +193,9 @@ TEST_F(OnnxDecoder, ReadsPackedWeights) {
   std::string codes(16, '\0');
   for (size_t i = 0; i < 8; ++i) codes[i] = static_cast<char>(2 * i | ((2 * i + 1) << 4));
   codes[8] = 0x5f;
-  onnx::TensorProto& packed = *model.mutable_graph()->add_initializer();
-  packed.set_name("codes");
-  packed.set_data_type(onnx_type::kUint8);
-  for (const int64_t extent : {2, 1, 8}) packed.add_dims(extent);
-  packed.set_raw_data(codes);
+  add_bytes(model, "codes", {2, 1, 8}, codes);
   add_floats(model, "scales", {2, 1}, {0.5f, -2.0f});
-  onnx::TensorProto& zeros = *model.mutable_graph()->add_initializer();
-  zeros.set_name("zeros");
-  zeros.set_data_type(onnx_type::kUint8);
-  zeros.add_dims(2);
-  zeros.set_raw_data(std::string("\x01\x03", 2));
+  add_bytes(model, "zeros", {2}, "\x01\x03");
   onnx::NodeProto& node = add_node(model, "MatMulNBits", "packed", {"x0", "codes", "scales", "zeros"}, {"unused"});
   node.set_domain("com.microsoft");
   for (const auto& [name, value] : {std::pair("K", 16), {"N", 2}, {"bits", 4}, {"block_size", 16}})
@@ -201,6 +213,45 @@ TEST_F(OnnxDecoder, ReadsPackedWeights) {
   EXPECT_EQ(rows(*tensor, 0, 1), expected);
   EXPECT_EQ(rows(*tensor, 1, 2)[0], -2.0f * (15 - 3));
   EXPECT_EQ(rows(*tensor, 1, 2)[1], -2.0f * (5 - 3));
+}
+
+TEST_F(OnnxDecoder, ReadsMatMulBnb4) {
+  for (const int64_t block : {16, 32}) {  // the second: one scale for two rows
+    onnx::ModelProto model = decoder();
+    std::string bytes(16, '\x77');  // zero in NF4
+    bytes[8] = '\xf0';              // of row 1: 1, -1
+    add_bytes(model, "codes", {16}, bytes);
+    const std::vector<float> scales = block == 16 ? std::vector<float>{1, 3} : std::vector<float>{3};
+    add_floats(model, "scales", {static_cast<int64_t>(scales.size())}, scales);
+    onnx::NodeProto& node = add_node(model, "MatMulBnb4", "packed", {"x0", "codes", "scales"}, {"unused"});
+    node.set_domain("com.microsoft");
+    for (const auto& [name, value] : {std::pair("K", int64_t{16}), {"N", 2}, {"block_size", block}, {"quant_type", 1}})
+      set_int(node, name, value);
+    const auto read = [&] {
+      write_text_file(folder_.path() / "packed.onnx", model.SerializeAsString());
+      const auto graph = OnnxModel::open(folder_.path() / "packed.onnx");
+      const OnnxGraphIndex index(graph->graph());
+      const auto weights = find_onnx_weights(*graph, index);
+      const auto found = std::find_if(weights.begin(), weights.end(), [](const auto& w) { return w.name == "packed"; });
+      return onnx_rows(graph, *found, "w", 1, 1);  // of the two rows the second
+    };
+    const auto tensor = read();
+    EXPECT_EQ(tensor->spec().has_value(), block == 16);
+    std::vector<float> expected(16);
+    expected[0] = 3, expected[1] = -3;
+    EXPECT_EQ(rows(*tensor, 0, 1), expected);
+    if (tensor->spec()) {
+      EXPECT_EQ(describe(*tensor->spec()), "nf4 g16");
+      EXPECT_EQ(tensor->read_codes(0, 1).codes[1], 0);
+    }
+    for (const auto& [input, wrong] : {std::pair(1, "scales"), {2, "codes"}, {2, "cos"}, {2, "mask"}}) {
+      onnx::NodeProto& damaged = *model.mutable_graph()->mutable_node(model.graph().node_size() - 1);
+      const std::string right = damaged.input(input);
+      damaged.set_input(input, wrong);
+      EXPECT_THROW(read(), Error) << wrong;
+      damaged.set_input(input, right);
+    }
+  }
 }
 
 TEST(OnnxGraphView, NamesWeightsAfterTheirNodes) {

@@ -98,15 +98,9 @@ TEST(OnnxSteps, RandomNodesRunOnce) {
 
 TEST(OnnxSteps, GraphsInsideOfNodesReadValuesToo) {
   Sample sample;
-  onnx::NodeProto& branch = add_node(sample.model, "If", "if", {"mask"}, {"chosen"});
-  onnx::AttributeProto& inside = *branch.add_attribute();
-  inside.set_name("then_branch");
-  onnx::NodeProto& inner = *inside.mutable_g()->add_node();
-  inner.set_op_type("Add");
-  inner.add_input("x");
-  inner.add_input("z");
-  inner.add_output("sum");
-  inside.mutable_g()->add_output()->set_name("sum");
+  onnx::GraphProto& inside = add_branch(sample.model, "mask", "chosen");
+  add_node(inside, "Add", {"x", "z"}, {"sum"});
+  inside.add_output()->set_name("sum");
   const auto steps = sample.cut({3, 4, 6}, {"chosen"});
   ASSERT_EQ(steps.size(), 3u);
   EXPECT_THAT(steps[2].nodes, ElementsAre(6, 9));

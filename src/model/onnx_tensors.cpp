@@ -5,6 +5,7 @@
 #include "core/checked.h"
 #include "core/mapped_file.h"
 #include "kernels/kernels.h"
+#include "model/onnx_bnb4.h"
 #include "model/source_floats.h"
 
 namespace nibble {
@@ -176,6 +177,8 @@ std::unique_ptr<StoredTensor> onnx_rows(std::shared_ptr<const OnnxModel> model, 
                         if (first > weight.rows || rows > weight.rows - first)
                           throw Error(ErrorKind::kCorrupt,
                                       cat("its weight has ", weight.rows, " rows, ", first + rows, " are needed"));
+                        if (weight.op == OnnxWeight::Op::kMatMulBnb4)
+                          return onnx_bnb4_rows(std::move(model), weight, std::move(name), first, rows);
                         if (weight.is_packed())
                           return std::make_unique<OnnxPacked>(std::move(model), weight, std::move(name), first, rows);
                         OnnxTensor tensor = model->tensor(*weight.tensor);

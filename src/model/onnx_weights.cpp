@@ -80,7 +80,8 @@ class Finder {
   void look_at(const onnx::NodeProto& node, int i) {
     const std::string& type = node.op_type();
     if (node.domain() == "com.microsoft") {
-      if (type == "MatMulNBits" && node.input_size() >= 3) add_packed(node, i);
+      if (type == "MatMulNBits" && node.input_size() >= 3) add_packed(OnnxWeight::Op::kMatMulNBits, node, i);
+      if (type == "MatMulBnb4" && node.input_size() >= 3) add_packed(OnnxWeight::Op::kMatMulBnb4, node, i);
       if (type == "GatherBlockQuantized" && node.input_size() >= 3) add_packed_table(node, i);
     } else if (node.domain().empty() || node.domain() == "ai.onnx") {
       if ((type == "MatMul" || type == "Gemm") && node.input_size() >= 2) add_product(node, i);
@@ -106,11 +107,11 @@ class Finder {
     add(shaped(OnnxWeight::Op::kGather, *constant->tensor, constant->transposed), node, i);
   }
 
-  void add_packed(const onnx::NodeProto& node, int i) {
+  void add_packed(OnnxWeight::Op op, const onnx::NodeProto& node, int i) {
     const onnx::TensorProto* codes = index_.initializer(node.input(1));
     if (!codes) return;
     OnnxWeight weight;
-    weight.op = OnnxWeight::Op::kMatMulNBits;
+    weight.op = op;
     weight.tensor = codes;
     weight.rows = checked_cast<size_t>(int_attribute(node, "N", 0), "N");
     weight.cols = checked_cast<size_t>(int_attribute(node, "K", 0), "K");

@@ -98,7 +98,7 @@ std::string input_names(const std::vector<Input>& inputs) {
 }
 
 template <class T>
-T element(const std::byte* at) {
+int64_t element(const std::byte* at) {
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
@@ -107,25 +107,16 @@ T element(const std::byte* at) {
 // Element i of integers; those of U64 beyond int64 are refused by the caller's range.
 std::optional<int64_t> integer_at(const TensorView& view, size_t i) {
   const std::byte* const at = view.bytes.data() + i * byte_size(view.dtype, 1);
-  switch (view.dtype) {
-    case DType::kBool:
-    case DType::kU8:
-      return element<uint8_t>(at);
-    case DType::kI8:
-      return element<int8_t>(at);
-    case DType::kU16:
-      return element<uint16_t>(at);
-    case DType::kI16:
-      return element<int16_t>(at);
-    case DType::kU32:
-      return element<uint32_t>(at);
-    case DType::kI32:
-      return element<int32_t>(at);
-    case DType::kI64:
-      return element<int64_t>(at);
-    default:
-      return std::nullopt;
-  }
+  for (const auto& [dtype, read] : {std::pair(DType::kBool, &element<uint8_t>),
+                                    {DType::kU8, &element<uint8_t>},
+                                    {DType::kI8, &element<int8_t>},
+                                    {DType::kU16, &element<uint16_t>},
+                                    {DType::kI16, &element<int16_t>},
+                                    {DType::kU32, &element<uint32_t>},
+                                    {DType::kI32, &element<int32_t>},
+                                    {DType::kI64, &element<int64_t>}})
+    if (dtype == view.dtype) return read(at);
+  return std::nullopt;
 }
 
 template <class T>

@@ -131,6 +131,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Trip{"int1", change(1, 32, true), "nibble"}, Trip{"shortgroup", change(4, 40, true), "nibble"},
                     Trip{"nf4", change(4, 32, true, Grid::kNF4), "nibble"},
                     Trip{"fp4", change(4, 32, true, Grid::kFP4), "nibble"},
+                    Trip{"fp4_bnb", change(4, 32, true, Grid::kFP4Bnb), "nibble"},
                     Trip{"fp8", change(8, 0, true, Grid::kFP8), "compressed-tensors"}),
     [](const auto& spec) { return std::string(spec.param.name); });
 

@@ -23,7 +23,8 @@ T any(Random& random, const T (&choices)[n]) {
 }
 
 QuantSpec random_spec(Random& random) {
-  constexpr Grid kGrids[] = {Grid::kInt, Grid::kInt, Grid::kInt, Grid::kNF4, Grid::kFP4, Grid::kFP8, Grid::kIQ4NL};
+  constexpr Grid kGrids[] = {Grid::kInt, Grid::kInt, Grid::kInt,   Grid::kNF4,
+                             Grid::kFP4, Grid::kFP8, Grid::kIQ4NL, Grid::kFP4Bnb};
   constexpr size_t kGroups[] = {16, 32, 40, 64, 128, 256, QuantSpec::kWholeRow};
   constexpr DType kScales[] = {DType::kF32, DType::kF16, DType::kBF16};
   QuantSpec spec{.group = any(random, kGroups), .grid = any(random, kGrids), .scale_dtype = any(random, kScales)};

@@ -101,8 +101,8 @@ float Bitsandbytes4::scale(size_t index) const {
 }
 
 bool Bitsandbytes4::canonical() const {
-  const auto levels = grid_levels(Grid::kNF4);
-  return nf4_ && cols_ % block_ == 0 && std::equal(levels.begin(), levels.end(), levels_.begin(), levels_.end());
+  const auto levels = grid_levels(spec().grid);
+  return cols_ % block_ == 0 && std::equal(levels.begin(), levels.end(), levels_.begin(), levels_.end());
 }
 
 void Bitsandbytes4::read_rows(size_t begin, size_t end, float* out) const {
@@ -113,7 +113,9 @@ void Bitsandbytes4::read_rows(size_t begin, size_t end, float* out) const {
   }
 }
 
-QuantSpec Bitsandbytes4::spec() const { return {.bits = 4, .group = block_, .grid = Grid::kNF4}; }
+QuantSpec Bitsandbytes4::spec() const {
+  return {.bits = 4, .group = block_, .grid = nf4_ ? Grid::kNF4 : Grid::kFP4Bnb};
+}
 
 QuantizedMatrix Bitsandbytes4::read_codes(size_t begin, size_t end) const {
   QuantizedMatrix q{.spec = spec(), .rows = end - begin, .cols = cols_};

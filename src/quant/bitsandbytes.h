@@ -27,7 +27,7 @@ class Bitsandbytes4 {
   bool nf4() const { return nf4_; }
   size_t block() const { return block_; }
   DType dtype() const { return dtype_; }  // that the weight had before
-  // Can it be said as QuantizedMatrix: NF4's own levels, and blocks that end where rows end?
+  // Can it be said as QuantizedMatrix: the levels of NF4 or FP4, and blocks that end where rows end?
   bool canonical() const;
   void read_rows(size_t begin, size_t end, float* out) const;
 

@@ -68,8 +68,21 @@ TEST(Bitsandbytes4, ScalesMayBeQuantizedThemselves) {
   EXPECT_THAT(weight.read_codes(0, 2).scales, ElementsAre(2, 2));  // 0.5 * 3 + 0.5
 }
 
+TEST(Bitsandbytes4, FP4HasAGridToo) {
+  SampleParts parts = sample("fp4", 4, false);
+  const auto levels = grid_levels(Grid::kFP4Bnb);
+  parts.set(".weight.quant_map", DType::kF32, {16}, std::vector<float>(levels.begin(), levels.end()));
+  const auto weight = Bitsandbytes4::open(parts.parts());
+  ASSERT_TRUE(weight.canonical());
+  EXPECT_EQ(weight.spec().grid, Grid::kFP4Bnb);
+  float values[4], expected[4];
+  weight.read_rows(1, 2, values);
+  dequantize(weight.read_codes(1, 2), matrix(expected, 1, 4));
+  EXPECT_THAT(values, testing::ElementsAreArray(expected));
+}
+
 TEST(Bitsandbytes4, OtherLevelsAndBlocksAreValuesOnly) {
-  EXPECT_FALSE(Bitsandbytes4::open(sample("fp4", 4, false).parts()).canonical());
+  EXPECT_FALSE(Bitsandbytes4::open(sample("fp4", 4, false).parts()).canonical());  // with the levels of NF4
   const auto weight = Bitsandbytes4::open(sample("nf4", 8, false).parts());
   EXPECT_FALSE(weight.canonical());
   float values[4];

@@ -47,7 +47,7 @@ Grid parse_type(const Json& args, int bits, bool own) {
   const std::string type = find_string(args, "type").value_or("int");
   if (type == "int") return Grid::kInt;
   if (type == "float" && bits == 8) return Grid::kFP8;
-  if (own && (type == "nf4" || type == "fp4" || type == "iq4_nl")) return parse_grid(type);
+  if (own && (type == "nf4" || type == "fp4" || type == "iq4_nl" || type == "fp4_bnb")) return parse_grid(type);
   unsupported(cat("'type' \"", type, "\" with ", bits, " bits"));
 }
 

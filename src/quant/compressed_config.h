@@ -8,7 +8,8 @@
 #include "quant/spec.h"
 
 // config.json's `quantization_config`: which module is stored how. Schema: compressed-tensors 0.20; with quant_method
-// "nibble" the same keys, where weights.type may also be "nf4", "fp4" or "iq4_nl" and weights.mins may be true.
+// "nibble" the same keys, where weights.type may also be "nf4", "fp4", "iq4_nl" or "fp4_bnb" and weights.mins may be
+// true.
 namespace nibble {
 
 struct CompressedGroup {

@@ -32,7 +32,7 @@ inline std::vector<QuantSpec> every_spec() {
     add({.bits = bits, .symmetric = false, .scale_dtype = DType::kF16});
     add({.bits = bits, .symmetric = false, .mins = true});
   }
-  for (Grid grid : {Grid::kNF4, Grid::kFP4, Grid::kIQ4NL}) add({.bits = 4, .grid = grid, .scale_dtype = DType::kBF16});
+  for (Grid grid : kTables16) add({.bits = 4, .grid = grid, .scale_dtype = DType::kBF16});
   add({.bits = 8, .grid = Grid::kFP8});
   return specs;
 }

@@ -38,6 +38,12 @@ constexpr std::array<float, 16> kIQ4NLLevels = {-127, -104, -83, -65, -49, -35, 
 constexpr std::array<float, 16> kFP4Levels = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                               -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+// bitsandbytes' get_4bit_type("fp4"): sign, then magnitudes in the order of their codes, as 1/12 of what is named
+// there.
+constexpr std::array<float, 16> kFP4BnbLevels = {
+    0.0f,  0.0625f / 12,  8.0f / 12,  12.0f / 12,  4.0f / 12,  6.0f / 12,  2.0f / 12,  3.0f / 12,
+    -0.0f, -0.0625f / 12, -8.0f / 12, -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
+
 // Sign, four exponent bits with bias 7, three mantissa bits; no infinities; NaN where all seven low bits are set.
 std::array<float, 256> make_fp8_levels() {
   std::array<float, 256> levels{};
@@ -51,7 +57,7 @@ std::array<float, 256> make_fp8_levels() {
   return levels;
 }
 
-constexpr Grid kGrids[] = {Grid::kInt, Grid::kNF4, Grid::kFP4, Grid::kFP8, Grid::kIQ4NL};
+constexpr Grid kGrids[] = {Grid::kInt, Grid::kNF4, Grid::kFP4, Grid::kFP8, Grid::kIQ4NL, Grid::kFP4Bnb};
 
 [[noreturn]] void refuse(std::string message) { throw Error(ErrorKind::kUsage, std::move(message)); }
 
@@ -91,6 +97,8 @@ std::span<const float> grid_levels(Grid grid) {
       return fp8;
     case Grid::kIQ4NL:
       return kIQ4NLLevels;
+    case Grid::kFP4Bnb:
+      return kFP4BnbLevels;
   }
   return {};
 }
@@ -107,6 +115,8 @@ std::string_view name(Grid grid) {
       return "fp8";
     case Grid::kIQ4NL:
       return "iq4_nl";
+    case Grid::kFP4Bnb:
+      return "fp4_bnb";
   }
   return "?";
 }

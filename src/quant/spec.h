@@ -11,18 +11,19 @@ namespace nibble {
 
 // The set of values that codes stand for, before scaling.
 enum class Grid : uint8_t {
-  kInt,    // grid(c) = c
-  kNF4,    // QLoRA's 16 normal-float levels (Dettmers et al. 2023), in [-1, 1]
-  kFP4,    // E2M1 of the OCP MX specification: 0 .5 1 1.5 2 3 4 6 and their negatives
-  kFP8,    // E4M3 (finite, "fn"): up to 448
-  kIQ4NL,  // ggml's 16 non-linear levels; of GGUF's blocks
+  kInt,     // grid(c) = c
+  kNF4,     // QLoRA's 16 normal-float levels (Dettmers et al. 2023), in [-1, 1]
+  kFP4,     // E2M1 of the OCP MX specification: 0 .5 1 1.5 2 3 4 6 and their negatives
+  kFP8,     // E4M3 (finite, "fn"): up to 448
+  kIQ4NL,   // ggml's 16 non-linear levels; of GGUF's blocks
+  kFP4Bnb,  // bitsandbytes' FP4, also ONNX Runtime's: 1/192 where E2M1 scaled to [-1, 1] has 1/12; other codes
 };
 
 struct QuantSpec {
   static constexpr size_t kWholeRow = 0;
   static constexpr int kMinBits = 1, kMaxBits = 8;
 
-  int bits = 4;             // 1..8; 4 for NF4, FP4 and IQ4NL, 8 for FP8
+  int bits = 4;             // 1..8; 4 for tables of 16 levels, 8 for FP8
   size_t group = 128;       // input columns that share one scale; kWholeRow = all of them. Need not divide the row.
   bool per_tensor = false;  // one scale (and zero point) for the whole matrix; group is then kWholeRow
   bool symmetric = true;    // zero point fixed at 2^(bits-1) and not stored; table grids are always symmetric
@@ -47,7 +48,9 @@ struct QuantSpec {
 // Levels of a table grid ([2^bits], in code order); empty for kInt. NF4 ascends; FP4 and FP8 are in the order of their
 // bit patterns (sign in the highest bit); E4M3's two NaN patterns hold NaN and are never chosen.
 std::span<const float> grid_levels(Grid grid);
-// "int", "nf4", "fp4", "fp8", "iq4_nl".
+// The grids of 16 levels.
+inline constexpr Grid kTables16[] = {Grid::kNF4, Grid::kFP4, Grid::kIQ4NL, Grid::kFP4Bnb};
+// "int", "nf4", "fp4", "fp8", "iq4_nl", "fp4_bnb".
 std::string_view name(Grid grid);
 // Throws Error(kUsage) listing the known names.
 Grid parse_grid(std::string_view text);

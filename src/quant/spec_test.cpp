@@ -43,11 +43,18 @@ TEST(Spec, FourBitTables) {
   EXPECT_THAT(std::vector<float>(grid_levels(Grid::kFP4).begin(), grid_levels(Grid::kFP4).begin() + 8),
               testing::ElementsAre(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f));
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(grid_levels(Grid::kFP4)[i + 8], -grid_levels(Grid::kFP4)[i]);
+  // As the comments of bitsandbytes' kernels name them.
+  const auto bnb = grid_levels(Grid::kFP4Bnb);
+  const float named[] = {0, 0.005208333333f, 0.66666667f, 1, 0.33333333f, 0.5f, 0.16666667f, 0.25f};
+  for (size_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(bnb[i], named[i]);
+    EXPECT_EQ(bnb[i + 8], -named[i]);
+  }
   EXPECT_TRUE(grid_levels(Grid::kInt).empty());
 }
 
 TEST(Spec, NamesRoundTrip) {
-  for (Grid grid : {Grid::kInt, Grid::kNF4, Grid::kFP4, Grid::kFP8, Grid::kIQ4NL})
+  for (Grid grid : {Grid::kInt, Grid::kNF4, Grid::kFP4, Grid::kFP8, Grid::kIQ4NL, Grid::kFP4Bnb})
     EXPECT_EQ(parse_grid(name(grid)), grid);
   EXPECT_THROW(parse_grid("nf5"), Error);
 }

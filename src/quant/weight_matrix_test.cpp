@@ -63,7 +63,7 @@ std::vector<Sample> samples(size_t rows, size_t cols) {
   all.push_back(packed({.bits = 3, .group = 50, .symmetric = false}, rows, cols));
   all.push_back(packed({.bits = 4, .group = 64, .grid = Grid::kNF4}, rows, cols));
   all.push_back(packed({.bits = 8, .group = QuantSpec::kWholeRow}, rows, cols));
-  for (const Grid grid : {Grid::kFP4, Grid::kIQ4NL}) {
+  for (const Grid grid : {Grid::kFP4, Grid::kIQ4NL, Grid::kFP4Bnb}) {
     all.push_back(packed({.bits = 4, .group = 32, .grid = grid}, rows, cols));
     all.push_back(packed({.bits = 4, .group = QuantSpec::kWholeRow, .per_tensor = true, .grid = grid}, rows, cols));
   }

@@ -18,6 +18,8 @@ NF4 = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.3949174880981
                 -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
                 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0], dtype=np.float32)
 FP4 = np.array([0, .5, 1, 1.5, 2, 3, 4, 6, -0.0, -.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
+FP4_BNB = np.array([0, .0625, 8, 12, 4, 6, 2, 3, -0.0, -.0625, -8, -12, -4, -6, -2, -3], dtype=np.float32) / 12
+TABLES = {"nf4": NF4, "fp4": FP4, "fp4_bnb": FP4_BNB}
 
 
 def e4m3():
@@ -78,8 +80,8 @@ def dequantize(tensors, module, weights):
             zeros = fields(zeros.T, bits, rows).T.astype(np.int32)
     group = group_of(columns, weights)
     scale = np.broadcast_to(scale.reshape(scale.shape if scale.ndim > 1 else (1, 1)), (rows, group.max() + 1))[:, group]
-    if weights["type"] in ("nf4", "fp4"):
-        return (NF4 if weights["type"] == "nf4" else FP4)[codes] * scale
+    if weights["type"] in TABLES:
+        return TABLES[weights["type"]][codes] * scale
     if symmetric and bits == 1:
         return (2 * codes - 1).astype(np.float32) * scale
     zero = np.int32(1 << (bits - 1)) if zeros is None else np.broadcast_to(zeros, (rows, group.max() + 1))[:, group]
@@ -126,6 +128,7 @@ CASES = {
     "FP8": ["--scheme", "FP8"],
     "NF4": ["--scheme", "NF4"],
     "FP4": ["--grid", "fp4", "--group-size", "32"],
+    "FP4 of bitsandbytes": ["--grid", "fp4_bnb", "--group-size", "32"],
     "mixed": ["--scheme", "W4A16", "--rule", ".*down_proj:bits=8,group=0", "--rule", ".*layers.0.*q_proj:bits=3,group=16,asym", "--lm-head", "6:32"],
     "bf16 scales": ["--scheme", "W4A16-asym", "--dtype", "bf16"],
 }

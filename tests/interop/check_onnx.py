@@ -6,11 +6,18 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 
 from nibble import DATA, expect, run, scratch
 
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int64)
 SOURCE = DATA / "small.onnx"
+# Levels of MatMulBnb4, by quant_type: bitsandbytes' FP4, NF4.
+FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32) / 12
+LEVELS = [np.concatenate([FP4, -FP4]), np.array([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0], np.float32)]
 
 
 def load(path):
@@ -49,6 +56,10 @@ def weights(model):
                 zeros = fields(stored[node.input[3]], bits, scales.shape[1])
             values = scales[..., None] * (codes - zeros[..., None])
             found[node.name] = values.reshape(codes.shape[0], -1)[:, :columns]
+        elif node.op_type == "MatMulBnb4":
+            codes, scales = stored[node.input[1]], stored[node.input[2]]
+            codes = np.stack([codes >> 4, codes & 15], -1).reshape(-1, attributes["block_size"])
+            found[node.name] = (LEVELS[attributes["quant_type"]][codes] * scales[:, None]).reshape(attributes["N"], attributes["K"])
         elif node.op_type in ("MatMul", "Gemm"):
             value = node.input[1]
             if value in stored:
@@ -116,6 +127,32 @@ with scratch() as folder:
         if bits == 8:
             expect(np.abs(got - expected).max() < 0.1 * largest, out.name, "is far from the float model")
         compared += 1
+
+    # Tables of levels. Codes are those of ONNX Runtime's own quantizer where blocks end with rows; -0 is as good as 0.
+    for quant_type, grid in enumerate(["fp4_bnb", "nf4"]):
+        for flags in ([16, "--algorithm", "rtn"], [16, "--algorithm", "search"], [32, "--algorithm", "rtn"], [0, "--algorithm", "rtn"],
+                      [16, "--algorithm", "gptq", "--calib", DATA / "small.npz", "--ort", sys.prefix]):
+            out = folder / f"{grid}-{flags[0]}-{flags[2]}"
+            run("quantize", SOURCE, "-o", out, "--format", "onnx", "--grid", grid, "--group-size", *flags)
+            model = load(out / "small.onnx")
+            kinds = [node.op_type for node in model.graph.node]
+            expect(kinds.count("MatMulBnb4") == 6 and "Gemm" not in kinds, out.name, "has", kinds)
+            values = weights(model)[0]
+            values["/layers.2/Gemm"] = next(value for name, value in values.items() if name not in float_weights)
+            got = logits(out / "small.onnx")
+            want = forward(values, table, bias)
+            expect(np.abs(got - want).max() < 1e-5 * largest, out.name, "differs by", np.abs(got - want).max())
+            expect(np.abs(got - expected).max() < 0.5 * largest, out.name, "is far from the float model")
+            compared += 1
+            if flags[2] != "rtn" or flags[0] == 0:
+                continue
+            theirs = MatMulBnb4Quantizer(onnx.load(SOURCE), quant_type, flags[0])
+            theirs.process()
+            theirs = {name.removesuffix("_Bnb4"): value for name, value in weights(theirs.model.model)[0].items() if name.endswith("_Bnb4")}
+            same = [name for name in theirs if values[name].shape[1] % flags[0] == 0]
+            expect(len(same) >= 3, "ONNX Runtime's quantizer quantizes", same)
+            for name in same:
+                expect(np.array_equal(values[name], theirs[name]), out.name, name, "is not what ONNX Runtime's quantizer makes of it")
 
     kept = folder / "kept"
     run("quantize", SOURCE, "-o", kept, "--format", "onnx", "--bits", 4, "--group-size", 32, "--no-last-matmul", "--skip", "/layers.1/",

@@ -81,7 +81,7 @@ def blockwise(kind, block, nested):
         tensors |= {f"{key}.{part}": value for part, value in state.as_dict(packed=True).items()}
     columns = {value.shape[1] % block for value in wanted.values()}
     config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": nested}
-    check(f"{kind} g{block}{' nested' if nested else ''}", tensors, wanted, config, grid="nf4" if kind == "nf4" and columns == {0} else None)
+    check(f"{kind} g{block}{' nested' if nested else ''}", tensors, wanted, config, grid={"nf4": "nf4", "fp4": "fp4_bnb"}[kind] if columns == {0} else None)
 
 
 def int8():
