@@ -18,7 +18,7 @@ namespace {
 using kernels::kFitGroups;
 
 constexpr AlgorithmOption kOptions[] = {
-    {"spread", 0.15, 0, 1, "how far the scales tried go beyond and below the one that covers a group's range"},
+    {"spread", 0.25, 0, 1, "how far the scales tried go beyond and below the one that covers a group's range"},
     {"candidates", 12, 1, 100, "scales tried on each side of a group's range; a third of them at 8 bits"},
     {"refits", 2, 0, 20, "rounds of least-squares scale for fixed codes, then new codes; a third of them at 8 bits"},
     {"rounds", 2, 0, 20, "K-quants: rounds of new block scales for fixed integers, then new integers"},
@@ -49,8 +49,9 @@ const BlockKind* find_kind(const QuantSpec& spec) {
 }
 
 // Scales for the blocks of GGML's types. The weighted search for each group and the weights are those of llama.cpp's
-// quantizer (ggml-quants.c): h_j = importance_j sqrt(sigma^2 + w_j^2), sigma^2 the mean square of the block (of the
-// row, where blocks have one group); without importance sigma + |w_j|. K-quants' second level is round_to_two_levels().
+// quantizer (ggml-quants.c): h_j = importance_j sqrt(sigma^2 + w_j^2), sigma^2 twice the mean square of the block (of
+// the row, where blocks have one group); without importance sigma + |w_j|. K-quants' second level is
+// round_to_two_levels().
 class KQuant final : public Algorithm {
  public:
   explicit KQuant(const AlgorithmSettings& settings)
@@ -102,6 +103,9 @@ std::vector<float> KQuant::factors(const QuantSpec& spec) const {
   return out;
 }
 
+// sigma^2 in mean squares. What llama.cpp has for Q3_K to Q5_K; it errs less than 1 at every type, by the inputs alone.
+constexpr float kSigma = 2;
+
 // n is a multiple of 16. Several sums, so that one need not wait for the other.
 float sum_of_squares(const float* w, size_t n) {
   std::array<float, 16> sums{};
@@ -121,7 +125,7 @@ class Batches {
     for (size_t part = 0; part < rounding.weight.rows * row_parts; ++part) {
       const float* const w = rounding.weight.row(part / row_parts) + part % row_parts * n;
       const float square = sum_of_squares(w, n);
-      unit_.push_back(square > 0 ? std::sqrt(static_cast<float>(n) / square) : 1.0f);
+      unit_.push_back(square > 0 ? std::sqrt(static_cast<float>(n) / (kSigma * square)) : 1.0f);
     }
     if (!rounding.inputs) return;
     importance_ = rounding.inputs->importance;
@@ -153,7 +157,7 @@ class Batches {
   const BlockKind& kind_;
   std::vector<float> importance_;  // relative to its mean; empty: unknown
   std::vector<float> x_, h_;       // [group, kFitGroups]
-  std::vector<float> unit_;        // 1 / root mean square
+  std::vector<float> unit_;        // 1 / sigma
   size_t unit_groups_ = 1;         // groups that share one
 };
 
