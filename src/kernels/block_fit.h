@@ -39,7 +39,7 @@ struct FitSums {
 struct FitSource {
   const float* weights[kFitGroups];     // [n] each
   const float* importance[kFitGroups];  // [n] each, >= 0; all null when unknown
-  float unit[kFitGroups];               // 1 / the root mean square of the weights around the group
+  float unit[kFitGroups];               // 1 / the size of the weights around the group
 };
 
 // The trial bases of fit_base: extreme / (limit * kBaseStretch[i]).
