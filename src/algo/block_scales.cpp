@@ -20,38 +20,9 @@ float half(float x) {
   return f16_to_f32(f32_to_f16(std::clamp(x, -kLargest, kLargest)));
 }
 
-float whole(float x, float low, float high) { return std::rint(std::clamp(x, low, high)); }
-
-// The F16 d for which integers times d come nearest to `values`, by squared error times `weights`.
-float fit_base(const float* values, const float* weights, size_t count, float low, float high) {
-  float extreme = 0;
-  for (size_t g = 0; g < count; ++g)
-    if (std::abs(values[g]) > std::abs(extreme)) extreme = values[g];
-  if (extreme == 0) return 0;
-  constexpr float kStretch[] = {1.0f, 1.012f, 0.988f, 1.03f, 0.97f, 1.06f, 0.94f, 1.1f, 0.9f, 0.85f};
-  float best = 0, least = -1;
-  for (const float limit : {high, low}) {
-    if (limit == 0) continue;
-    for (const float stretch : kStretch) {
-      const float trial = extreme / (limit * stretch);
-      float product = 0, square = 0;
-      for (size_t g = 0; g < count; ++g) {
-        const float q = whole(values[g] / trial, low, high);
-        product += weights[g] * q * values[g];
-        square += weights[g] * q * q;
-      }
-      if (!(square > 0)) continue;
-      const float base = half(product / square);
-      if (base == 0) continue;
-      float error = 0;
-      for (size_t g = 0; g < count; ++g) {
-        const float e = values[g] - base * whole(values[g] / base, low, high);
-        error += weights[g] * e * e;
-      }
-      if (least < 0 || error < least) best = base, least = error;
-    }
-  }
-  return best != 0 ? best : half(extreme / high);
+float whole(float x, float low, float high) {
+  constexpr float kRound = 12582912;  // to even, for magnitudes below 2^22
+  return (std::clamp(x, low, high) + kRound) - kRound;
 }
 
 class TwoLevelFit {
@@ -66,11 +37,11 @@ class TwoLevelFit {
       float subtracted[kFitGroups];
       for (size_t g = 0; g < range_.groups; ++g) subtracted[g] = -map.min[first + g];
       set_bases(first,
-                fit_base(map.scale + first, sums.ll + first, range_.groups, static_cast<float>(range_.low),
-                         static_cast<float>(range_.high)),
-                range_.min_high == 0
-                    ? 0.0f
-                    : fit_base(subtracted, sums.w1 + first, range_.groups, 0.0f, static_cast<float>(range_.min_high)));
+                kernel_.base(map.scale + first, sums.ll + first, range_.groups, static_cast<float>(range_.low),
+                             static_cast<float>(range_.high)),
+                range_.min_high == 0 ? 0.0f
+                                     : kernel_.base(subtracted, sums.w1 + first, range_.groups, 0.0f,
+                                                    static_cast<float>(range_.min_high)));
     }
     for (size_t g = 0; g < kFitGroups; ++g) {
       q_[g] = nearest_q(map.scale[g], g);

@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "algo/algorithm.h"
@@ -16,9 +18,9 @@ namespace {
 using kernels::kFitGroups;
 
 constexpr AlgorithmOption kOptions[] = {
-    {"spread", 0.15, 0, 1, "how far the scales tried go beyond and below the one that covers a group's range"},
-    {"candidates", 12, 1, 100, "scales tried on each side of a group's range"},
-    {"refits", 2, 0, 20, "rounds of least-squares scale for fixed codes, then new codes"},
+    {"spread", 0.25, 0, 1, "how far the scales tried go beyond and below the one that covers a group's range"},
+    {"candidates", 12, 1, 100, "scales tried on each side of a group's range; a third of them at 8 bits"},
+    {"refits", 2, 0, 20, "rounds of least-squares scale for fixed codes, then new codes; a third of them at 8 bits"},
     {"rounds", 2, 0, 20, "K-quants: rounds of new block scales for fixed integers, then new integers"},
 };
 
@@ -47,8 +49,9 @@ const BlockKind* find_kind(const QuantSpec& spec) {
 }
 
 // Scales for the blocks of GGML's types. The weighted search for each group and the weights are those of llama.cpp's
-// quantizer (ggml-quants.c): h_j = importance_j sqrt(sigma^2 + w_j^2), sigma^2 the mean square of the block (of the
-// row, where blocks have one group); without importance sigma + |w_j|. K-quants' second level is round_to_two_levels().
+// quantizer (ggml-quants.c): h_j = importance_j sqrt(sigma^2 + w_j^2), sigma^2 twice the mean square of the block (of
+// the row, where blocks have one group); without importance sigma + |w_j|. K-quants' second level is
+// round_to_two_levels().
 class KQuant final : public Algorithm {
  public:
   explicit KQuant(const AlgorithmSettings& settings)
@@ -69,6 +72,8 @@ class KQuant final : public Algorithm {
   QuantizedMatrix quantize(const Rounding& rounding) const override;
 
  private:
+  // At 8 bits every scale tried is near the best, and time is what reading and writing takes.
+  static int effort(const QuantSpec& spec, int most) { return spec.bits == 8 ? most / 3 : most; }
   std::vector<float> factors(const QuantSpec& spec) const;
 
   double spread_;
@@ -78,11 +83,12 @@ class KQuant final : public Algorithm {
 // range / factor is the scale to try: see BlockFit::search.
 std::vector<float> KQuant::factors(const QuantSpec& spec) const {
   std::vector<float> out;
+  const int candidates = std::max(effort(spec, candidates_), 1);
   // The factor itself first: weights that lie on such a grid already stay there.
   const auto around = [&](double factor) {
-    if (candidates_ % 2 == 0) out.push_back(static_cast<float>(factor));
-    for (int i = 0; i < candidates_; ++i) {
-      const double place = candidates_ == 1 ? 0 : 2.0 * i / (candidates_ - 1) - 1;
+    if (candidates % 2 == 0) out.push_back(static_cast<float>(factor));
+    for (int i = 0; i < candidates; ++i) {
+      const double place = candidates == 1 ? 0 : 2.0 * i / (candidates - 1) - 1;
       out.push_back(static_cast<float>(factor * (1 + spread_ * place)));
     }
   };
@@ -97,19 +103,29 @@ std::vector<float> KQuant::factors(const QuantSpec& spec) const {
   return out;
 }
 
-// Sixteen groups at a time, consecutive in the slice; short of sixteen at its end.
+// sigma^2 in mean squares. What llama.cpp has for Q3_K to Q5_K; it errs less than 1 at every type, by the inputs alone.
+constexpr float kSigma = 2;
+
+// n is a multiple of 16. Several sums, so that one need not wait for the other.
+float sum_of_squares(const float* w, size_t n) {
+  std::array<float, 16> sums{};
+  for (size_t i = 0; i < n; i += sums.size())
+    for (size_t k = 0; k < sums.size(); ++k) sums[k] += w[i + k] * w[i + k];
+  return std::accumulate(sums.begin(), sums.end(), 0.0f);
+}
+
+// Sixteen groups at a time, consecutive in the slice; short of sixteen at its end, where the first one fills the gap.
 class Batches {
  public:
   Batches(const Rounding& rounding, const BlockKind& kind)
       : rounding_(rounding), kind_(kind), x_(kind.group * kFitGroups), h_(x_.size()) {
     // K-quants: of each block; others: of each row.
-    sigma_groups_ = kind.range.groups > 1 ? kind.range.groups : row_groups();
-    const size_t n = sigma_groups_ * kind.group, row_parts = rounding.weight.cols / n;
+    unit_groups_ = kind.range.groups > 1 ? kind.range.groups : row_groups();
+    const size_t n = unit_groups_ * kind.group, row_parts = rounding.weight.cols / n;
     for (size_t part = 0; part < rounding.weight.rows * row_parts; ++part) {
       const float* const w = rounding.weight.row(part / row_parts) + part % row_parts * n;
-      double square = 0;
-      for (size_t i = 0; i < n; ++i) square += double{w[i]} * double{w[i]};
-      sigma_.push_back(square > 0 ? static_cast<float>(std::sqrt(square / static_cast<double>(n))) : 1.0f);
+      const float square = sum_of_squares(w, n);
+      unit_.push_back(square > 0 ? std::sqrt(static_cast<float>(n) / (kSigma * square)) : 1.0f);
     }
     if (!rounding.inputs) return;
     importance_ = rounding.inputs->importance;
@@ -125,32 +141,24 @@ class Batches {
   const float* x() const { return x_.data(); }
   const float* h() const { return h_.data(); }
 
-  void load(size_t first, size_t count) {
-    if (count < kFitGroups) std::fill(x_.begin(), x_.end(), 0.0f), std::fill(h_.begin(), h_.end(), 0.0f);
-    for (size_t g = 0; g < count; ++g) weigh(first + g, sigma_[(first + g) / sigma_groups_], g);
+  void load(const kernels::BlockFit& kernel, size_t first, size_t count) {
+    kernels::FitSource source;
+    for (size_t lane = 0; lane < kFitGroups; ++lane) {
+      const size_t group = first + (lane < count ? lane : 0), column = group % row_groups() * kind_.group;
+      source.weights[lane] = rounding_.weight.row(group / row_groups()) + column;
+      source.importance[lane] = importance_.empty() ? nullptr : importance_.data() + column;
+      source.unit[lane] = unit_[group / unit_groups_];
+    }
+    kernel.arrange(source, kind_.group, x_.data(), h_.data());
   }
 
  private:
-  const float* group(size_t g) const { return rounding_.weight.row(g / row_groups()) + g % row_groups() * kind_.group; }
-
-  void weigh(size_t group_index, float sigma, size_t lane) {
-    const float* const w = group(group_index);
-    const size_t column = group_index % row_groups() * kind_.group;
-    for (size_t i = 0; i < kind_.group; ++i) {
-      const size_t at = i * kFitGroups + lane;
-      x_[at] = w[i];
-      const float relative = w[i] / sigma;
-      h_[at] = importance_.empty() ? 1.0f + std::abs(relative)
-                                   : importance_[column + i] * std::sqrt(1.0f + relative * relative);
-    }
-  }
-
   const Rounding& rounding_;
   const BlockKind& kind_;
   std::vector<float> importance_;  // relative to its mean; empty: unknown
   std::vector<float> x_, h_;       // [group, kFitGroups]
-  std::vector<float> sigma_;       // root mean squares
-  size_t sigma_groups_ = 1;        // groups that share one
+  std::vector<float> unit_;        // 1 / sigma
+  size_t unit_groups_ = 1;         // groups that share one
 };
 
 QuantizedMatrix KQuant::quantize(const Rounding& rounding) const {
@@ -173,7 +181,7 @@ QuantizedMatrix KQuant::quantize(const Rounding& rounding) const {
   std::vector<uint8_t> codes(kind.group * kFitGroups);
   for (size_t first = 0; first < batches.groups(); first += kFitGroups) {
     const size_t count = std::min(kFitGroups, batches.groups() - first);
-    batches.load(first, count);
+    batches.load(kernel, first, count);
     kernels::FitGroups groups{batches.x(),
                               batches.h(),
                               kind.group,
@@ -183,7 +191,7 @@ QuantizedMatrix KQuant::quantize(const Rounding& rounding) const {
                               spec.mins,
                               !two_levels};
     kernels::FitMap map;
-    kernel.search(groups, factors.data(), factors.size(), refits_, &map);
+    kernel.search(groups, factors.data(), factors.size(), effort(spec, refits_), &map);
     if (two_levels) {
       round_to_two_levels(kernel, groups, kind.range, map);
     } else {
@@ -196,9 +204,8 @@ QuantizedMatrix KQuant::quantize(const Rounding& rounding) const {
     for (size_t g = 0; g < count; ++g) {
       q.scales[first + g] = map.scale[g];
       if (spec.mins) q.mins[first + g] = map.min[g];
-      uint8_t* const out = q.codes.data() + (first + g) * kind.group;
-      for (size_t i = 0; i < kind.group; ++i) out[i] = codes[i * kFitGroups + g];
     }
+    std::copy_n(codes.begin(), count * kind.group, q.codes.data() + first * kind.group);
   }
   return q;
 }

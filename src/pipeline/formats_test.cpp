@@ -118,20 +118,31 @@ TEST_F(Formats, AllZeroRowsAndGroupsSurvive) {
   };
   model.write(folder_ / "zeros");
   source_ = Source::open(folder_ / "zeros");
-  for (const bool symmetric : {true, false}) {
-    request_.change = {.bits = 4, .group = 32, .symmetric = symmetric};
-    for (const char* format : {"hf", "gptq", "gptq:v1", "awq"}) {
-      const auto written = quantize("out", format);
-      const std::vector<float> got = values(written->get("model.layers.0.mlp.up_proj.weight")),
-                               want = values(source_->get("model.layers.0.mlp.up_proj.weight"));
-      for (size_t i = 0; i < got.size(); ++i) {
-        if (want[i] == 0) {
-          EXPECT_EQ(got[i], 0) << format << " " << i;
-        }
-        EXPECT_NEAR(got[i], want[i], 0.5) << format << " " << i;
+  const std::vector<float> want = values(source_->get("model.layers.0.mlp.up_proj.weight"));
+  const auto check = [&](const char* format, const std::string& what) {
+    const auto written = quantize("out", format);
+    const std::vector<float> got = values(written->get("model.layers.0.mlp.up_proj.weight"));
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (want[i] == 0) {
+        EXPECT_EQ(got[i], 0) << what << " " << i;
       }
+      EXPECT_NEAR(got[i], want[i], 0.5) << what << " " << i;
     }
+  };
+  for (const int bits : {2, 3, 4, 8})
+    for (const bool symmetric : {true, false}) {
+      request_.change = {.bits = bits, .group = 32, .symmetric = symmetric};
+      for (const char* format : {"hf", "gptq", "gptq:v1", "awq"})
+        if ((format != std::string_view("awq") || bits == 4) &&
+            (format != std::string_view("gptq:v1") || symmetric || bits == 4 || bits == 8))
+          check(format, cat(format, " ", bits, symmetric ? " symmetric" : ""));
+    }
+  for (const Grid grid : {Grid::kNF4, Grid::kFP4}) {
+    request_.change = {.bits = 4, .group = 32, .symmetric = true, .grid = grid};
+    check("hf", cat(name(grid)));
   }
+  request_.change = {.bits = 8, .group = QuantSpec::kWholeRow, .symmetric = true, .grid = Grid::kFP8};
+  check("hf", "fp8");
 }
 
 TEST_F(Formats, MixedModelsSayWhatIsDifferent) {

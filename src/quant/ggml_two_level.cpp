@@ -1,6 +1,7 @@
 #include "quant/ggml_two_level.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <numeric>
@@ -17,12 +18,10 @@ struct Dyadic {
 };
 
 Dyadic split(float x) {
-  int exponent = 0;
-  const float fraction = std::frexp(std::abs(x), &exponent);
-  auto significand = static_cast<uint64_t>(std::ldexp(fraction, 24));
-  exponent -= 24;
-  while ((significand & 1) == 0) significand >>= 1, ++exponent;
-  return {significand, exponent};
+  const uint32_t bits = std::bit_cast<uint32_t>(x) & 0x7fffffffu, stored = bits >> 23;
+  const uint32_t significand = stored == 0 ? bits : (bits & 0x7fffffu) | 0x800000u;
+  const int zeros = std::countr_zero(significand);
+  return {significand >> zeros, static_cast<int>(std::max(stored, 1u)) - 150 + zeros};
 }
 
 bool fits(std::span<const float> values, float base, int low, int high, int* integers) {
