@@ -11,7 +11,7 @@ from nibble import expect, run, scratch
 EXACT = (0.9999, 0.98)
 # F16 and BF16 files: activations are rounded to that type (.99997 for BF16).
 BOUNDS = {"F32": EXACT, "F16": EXACT, "BF16": EXACT}
-ROUNDED = (0.996, 0.87)  # measured .9971 to .9993, at 90.6 % or more: 64 positions, one is 1.6 %. The F32 control is the strict one.
+ROUNDED = (0.997, 0.90)  # measured .9971 to .9993, at 90.6 % or more; nibble with 8-bit activations of its own .9997, at 95.3 % or more. The F32 control is the strict one.
 
 
 def main():
