@@ -341,9 +341,12 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   exporters.reserve(formats.size());
   for (const ExporterEntry* format : formats) {
     OutputModel model = output_model(source, plan, *format);
-    for (OutputTensor& tensor : model.tensors)
+    for (OutputTensor& tensor : model.tensors) {
       if (const auto inputs = calibrated.inputs.find(tensor.name); inputs != calibrated.inputs.end())
         tensor.activations = inputs->second;
+      if (const auto factors = calibrated.input_factors.find(tensor.name); factors != calibrated.input_factors.end())
+        tensor.input_factors = factors->second;
+    }
     exporters.push_back(format->make(formats.size() > 1 ? model_path / format->name : model_path,
                                      together || options.force, std::move(model)));
   }
