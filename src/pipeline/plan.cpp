@@ -403,6 +403,10 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
     complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
     complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
   }
+  const auto linears = linear_choice(complete, DType::kF32);
+  if (linears && linears->activations.mode == ActivationSpec::Mode::kStatic && complete.algorithm &&
+      complete.algorithm->find("smoothquant") != std::string::npos)
+    complete.settings["smoothquant"].emplace("act_static", 1);
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   if (!request.ort.empty())
     throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");
