@@ -107,7 +107,9 @@ class GraphRun {
         products.insert(nodes.begin(), nodes.end());
       }
     }
-    for (auto& [values, group] : groups_) group.prepared = preparing_chain(group.stage, plan_) != nullptr;
+    for (auto& [values, group] : groups_)
+      // A weight for several values would need one factor for all of them.
+      group.prepared = preparing_chain(group.stage, plan_) != nullptr && values.size() == 1;
     steps_ = cut_onnx(source.model().graph(), source.index(), products, wanted);
     find_times();
   }
@@ -208,7 +210,7 @@ class GraphRun {
       with_context([&] { return cat("value ", value); },
                    [&] {
                      for (Group* group : found->second) {
-                       if (again && !group->stats) continue;
+                       if (again && !(group->stats && group->prepared && group->observer)) continue;
                        std::vector<float> rows =
                            rows_of(tensor, group->stage.cols, mask == feeds[sample].end() ? nullptr : &mask->second);
                        again ? observe_scaled(*group, rows) : collect(*group, rows);
@@ -268,14 +270,27 @@ class GraphRun {
   }
 
   void round(Group& group) {
-    round_stage(group.stage, plan_, folds_, *group.stats, finished_);
+    FinishedBlock part;
+    round_stage(group.stage, plan_, folds_, *group.stats, part);
     group.stats.reset();
     for (const std::string& linear : group.stage.linears) {
       const PlannedTensor& planned = *plan_.find(linear);
+      planned.source->release(0, planned.source->rows());  // it is read again where a step has it as a float weight
       if (planned.activations.mode == ActivationSpec::Mode::kStatic)
-        finished_.inputs[linear] = group.observer->chosen(planned.activations, planned.spec->scale_dtype);
+        part.inputs[linear] = group.observer->chosen(planned.activations, planned.spec->scale_dtype);
+      if (!group.prepared && preparing_chain(group.stage, plan_))
+        part.measures[linear].fallback = "several values are multiplied by it: its columns are not scaled";
     }
     group.observer.reset();
+    // Codes wait in a file, not in memory.
+    const std::filesystem::path file = work_ / cat("rounded-", files_++);
+    save_block(part, file);
+    part = load_block(file, plan_);
+    finished_.weights.merge(part.weights);
+    finished_.measures.merge(part.measures);
+    finished_.inputs.merge(part.inputs);
+    std::error_code ignored;
+    std::filesystem::remove(file, ignored);  // it stays mapped
   }
 
   void report(size_t step, size_t last, size_t sample, size_t samples) {
@@ -294,7 +309,7 @@ class GraphRun {
   Folds folds_;
   std::map<std::string, std::vector<float>, std::less<>> factors_;  // of inputs, by tensor
   FinishedBlock finished_;
-  size_t pass_ = 0, passes_ = 0;
+  size_t pass_ = 0, passes_ = 0, files_ = 0;
 };
 
 }  // namespace
