@@ -222,7 +222,7 @@ TEST(OnnxCalibratedRun, WithoutTrueSequentialInputsAreThoseOfTheFloatGraph) {
 TEST(OnnxCalibratedRun, StaticInputsHaveTheRangeThatWasSeen) {
   const Sample sample;
   QuantizeRequest request = sample.request();
-  request.algorithm.reset();
+  request.algorithm = "rtn";
   request.change = {};
   request.scheme = "W8A8-static";
   const CalibratedGraph graph = sample.run(request, std::make_shared<FakeRuntime>());
@@ -282,6 +282,22 @@ TEST(OnnxCalibratedRun, SmoothQuantScalesInputsBeforeTheirRangesAreTaken) {
   check("second", b);
   const Values w2 = unscaled(values_of(graph, "second"), graph.tensors.input_factors.at("second"));
   check("third", relu(FakeSession::product(b, transposed(w2))));  // nobody reads it in the run: it is kept for this
+}
+
+TEST(OnnxCalibratedRun, StaticSchemesSmoothUnlessAnAlgorithmIsNamed) {
+  const Sample sample;
+  QuantizeRequest request = sample.request();
+  request.change = {};
+  request.scheme = "W8A8-static";
+  const auto algorithm = [&] {
+    return make_plan(*sample.source, request, &find_exporter("onnx")).tensors.front().algorithm;
+  };
+  EXPECT_EQ(algorithm(), "gptq");
+  request.algorithm.reset();
+  EXPECT_EQ(algorithm(), "smoothquant,rtn");
+  request.scheme = "W8A8";
+  request.calibration = {};
+  EXPECT_EQ(algorithm(), "rtn");
 }
 
 TEST(OnnxCalibratedRun, AwqLosesLessOfTheOutputsThanRoundingAlone) {

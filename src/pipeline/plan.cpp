@@ -13,6 +13,7 @@
 #include "pipeline/onnx_plan.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/planned_source.h"
+#include "pipeline/presets.h"
 #include "pipeline/rules.h"
 #include "pipeline/statistics.h"
 #include "quant/ggml_blocks.h"
@@ -396,17 +397,25 @@ double QuantizePlan::bits_per_weight() const {
   return parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes_after) / static_cast<double>(parameters);
 }
 
+// Puts SmoothQuant before the algorithm: where it was asked for, or where the scheme comes with it.
+static void add_smoothquant(QuantizeRequest& request) {
+  const bool gguf = request.scheme && find_gguf_scheme(*request.scheme);
+  const auto linears = gguf ? std::nullopt : linear_choice(request, DType::kF32);
+  const bool fixed = linears && linears->activations.mode == ActivationSpec::Mode::kStatic;
+  if (fixed && !request.algorithm && !request.smoothquant && !request.stats && request.scheme)
+    request.smoothquant = find_preset(*request.scheme).smoothquant;
+  if (request.smoothquant) {
+    request.algorithm = cat("smoothquant,", request.algorithm.value_or("rtn"));
+    request.settings["smoothquant"].emplace("alpha", *request.smoothquant);
+  }
+  if (fixed && request.algorithm && request.algorithm->find("smoothquant") != std::string::npos)
+    request.settings["smoothquant"].emplace("act_static", 1);
+}
+
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format) {
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
-  if (request.smoothquant) {
-    complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
-    complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
-  }
-  const auto linears = linear_choice(complete, DType::kF32);
-  if (linears && linears->activations.mode == ActivationSpec::Mode::kStatic && complete.algorithm &&
-      complete.algorithm->find("smoothquant") != std::string::npos)
-    complete.settings["smoothquant"].emplace("act_static", 1);
+  add_smoothquant(complete);
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   if (!request.ort.empty())
     throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");
