@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/mapped_file.h"
 #include "core/threads.h"
 #include "core/usage.h"
 #include "export/float_bytes.h"
@@ -22,7 +23,8 @@
 namespace nibble {
 namespace {
 
-// The weight's values in the order and type of its initializer, for inputs without `factors`, [cols]; empty: 1.
+// The weight, whose codes are mapped, as values in the order and type of its initializer, for inputs without `factors`,
+// [cols]; empty: 1.
 OnnxTensor contents(const PackedMatrix& packed, const OnnxWeight& weight, std::span<const float> factors) {
   std::vector<float> values(weight.rows * weight.cols);
   constexpr size_t kRows = 16;  // a line of the transposed matrix at a time
@@ -40,6 +42,7 @@ OnnxTensor contents(const PackedMatrix& packed, const OnnxWeight& weight, std::s
     for (size_t c = 0; c < weight.cols; ++c)
       for (size_t r = begin; r < end; ++r) values[c * weight.rows + r] = rows[(r - begin) * weight.cols + c];
   });
+  release_pages({reinterpret_cast<const std::byte*>(packed.codes), packed.rows * packed.row_stride});
   const auto bytes =
       std::make_shared<const std::vector<std::byte>>(float_bytes(values, *onnx_dtype(weight.tensor->data_type())));
   const Shape shape = weight.transposed ? Shape{weight.cols, weight.rows} : Shape{weight.rows, weight.cols};

@@ -89,8 +89,8 @@ class OnnxPlanner {
     add_sizes(plan_, format_);
     size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
     for (const PlannedTensor& planned : plan_.tensors) largest = std::max(largest, planned.source->bytes());
-    constexpr size_t kRuntime = size_t{48} << 20;  // of ONNX Runtime itself
-    plan_.predicted_peak_bytes += largest + rest_before / 64 + (plan_.onnx_runtime ? kRuntime : 0);
+    const auto inputs = static_cast<size_t>(source_.model().graph().input_size());
+    plan_.predicted_peak_bytes += largest + rest_before / 64 + onnx_calibration_bytes(plan_, inputs);
     return std::move(plan_);
   }
 

@@ -423,6 +423,12 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   plan.accuracy_level = request.accuracy_level;
   plan.tensor_ranges = request.tensor_ranges;
   add_sizes(plan, format);
+  if (source.kind() == "onnx") {
+    size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
+    for (const PlannedTensor& planned : plan.tensors) largest = std::max(largest, planned.source->bytes());
+    constexpr size_t kGraph = size_t{10} << 20;
+    plan.predicted_peak_bytes += largest + kGraph;
+  }
   if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
     plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",

@@ -9,6 +9,7 @@
 
 #include "core/files.h"
 #include "core/interrupt.h"
+#include "core/mapped_file.h"
 #include "core/text.h"
 #include "core/threads.h"
 #include "core/usage.h"
@@ -202,7 +203,14 @@ class Run {
     const size_t rows = slice.end - slice.begin;
     source.release(slice.begin, slice.end);
     // Pages that two slices share stay behind until the whole tensor is done.
-    if (rows_left_[slice.tensor].fetch_sub(rows) == rows) source.release(0, source.rows());
+    if (rows_left_[slice.tensor].fetch_sub(rows) == rows) {
+      source.release(0, source.rows());
+      const PlannedTensor& planned = plan_.tensors[slice.tensor];
+      if (planned.calibrated && planned.action == Action::kQuantize) {  // its codes are those of a mapped file
+        const PackedMatrix& weight = calibrated_.weights.find(planned.name)->second;
+        release_pages({reinterpret_cast<const std::byte*>(weight.codes), weight.rows * weight.row_stride});
+      }
+    }
     const std::lock_guard lock(mutex_);
     done_ += rows * source.cols();
     progress_.update(done_, total_, plan_.tensors[slice.tensor].name);
