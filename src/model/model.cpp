@@ -117,6 +117,7 @@ class Loader {
       floats_to_bytes(values.data(), (end - begin) * cols, dtype, storage.get() + begin * cols * size);
       tensor.release(begin, end);
     }
+    tensor.release(0, tensor.rows());  // pages that two steps share, and all of a transposed one
     return WeightMatrix(DenseMatrix{dtype, tensor.rows(), cols, storage.get(), storage});
   }
 
