@@ -43,8 +43,7 @@ double simulated(const SampleInputs& inputs, const std::vector<float>& w, const 
                  bool one_range = false) {
   const size_t cols = inputs.cols, rows = w.size() / cols;
   double all = 0;
-  for (size_t i = 0; i < inputs.x.size(); ++i)
-    all = std::max(all, std::abs(double{inputs.x[i]} / double{s[i % cols]}));
+  for (size_t i = 0; i < inputs.x.size(); ++i) all = std::max(all, std::abs(double{inputs.x[i]} / double{s[i % cols]}));
   const auto round_row = [](std::vector<double> v, double range = 0) {
     double largest = range;
     for (double x : v) largest = std::max(largest, std::abs(x));
