@@ -30,12 +30,14 @@ size_t tokens_at_most(const QuantizePlan& plan, size_t inputs) {
 
 size_t onnx_calibration_bytes(const QuantizePlan& plan, size_t graph_inputs) {
   if (!plan.onnx_runtime) return 0;
-  constexpr size_t kRuntime = size_t{56} << 20;  // of ONNX Runtime itself, and of the tokenizer that made the tokens
-  size_t largest = 0, widest = 0, rows = 0;
+  constexpr size_t kRuntime = size_t{80} << 20;  // of ONNX Runtime itself, and of the tokenizer that made the tokens
+  size_t largest = 0, widest = 0, rows = 0, scales = 0;
   bool gram = false;
   for (const PlannedTensor& planned : plan.tensors) {
     if (!planned.calibrated) continue;
     widest = std::max(widest, planned.source->cols());
+    // Codes wait in files, their scales and zero points in memory.
+    scales += planned.source->rows() * planned.spec->groups(planned.source->cols()) * (sizeof(float) + 1);
     const AlgorithmChain& chain = *plan.algorithms.find(planned.algorithm)->second;
     gram |= chain.input_use() == InputUse::kFactor ||
             std::any_of(chain.equalizers().begin(), chain.equalizers().end(),
@@ -53,7 +55,7 @@ size_t onnx_calibration_bytes(const QuantizePlan& plan, size_t graph_inputs) {
   const size_t chunks = ceil_div(tokens, InputCollector::kChunk) + plan.calibration->samples;
   const size_t matrices = waiting_matrices(ceil_div(chunks, InputCollector::kLeafChunks));
   const size_t grams = gram ? (4 + 2 * matrices) * widest * (widest + 1) : 0;
-  return kRuntime + step + waiting + document + grams;
+  return kRuntime + scales + step + waiting + document + grams;
 }
 
 }  // namespace nibble

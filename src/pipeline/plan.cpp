@@ -426,8 +426,9 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   if (source.kind() == "onnx") {
     size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
     for (const PlannedTensor& planned : plan.tensors) largest = std::max(largest, planned.source->bytes());
-    constexpr size_t kGraph = size_t{10} << 20;
-    plan.predicted_peak_bytes += largest + kGraph;
+    // The head is rounded when the blocks are done: it comes instead of what they take. Its codes, too, are mapped.
+    constexpr size_t kRest = size_t{56} << 20;
+    plan.predicted_peak_bytes = std::max(plan.predicted_peak_bytes, kRest + largest + largest / 3);
   }
   if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)

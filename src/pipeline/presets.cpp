@@ -23,8 +23,7 @@ struct Row {
   double smoothquant = -1;  // below 0: none
 };
 
-// One range for all tokens: columns of large inputs must give way. Of .6, .7 and .8 the best one for
-// SmolLM2-135M on text of its own kind (docs/onnx.md).
+// One range for all tokens: columns of large inputs must give way. Chosen on text kept apart (docs/onnx.md).
 constexpr double kSmooth = 0.7;
 
 constexpr std::array kPresets = {
