@@ -13,6 +13,7 @@ constexpr AlgorithmOption kOptions[] = {
     {"alpha", 0.5, -1, 1,
      "share of the difficulty that moves from inputs to weights, .8 for many Llamas; -1: 0, .1, ... 1, by least error"},
     {"act_bits", 8, 2, 8, "with alpha -1: bits of the inputs"},
+    {"act_static", 0, 0, 1, "with alpha -1: 1 when all tokens share one range (set by --act static)"},
     {"rows", 256, 1, 1e9, "with alpha -1: on how many rows of each linear alphas are tried"},
 };
 
@@ -25,11 +26,13 @@ constexpr AlgorithmOption kOptions[] = {
 //            spread over a step, and no larger than the input itself; step = range / (2^(bits-1) - 1).
 // The range of a token's inputs is taken for the median of max_j |x_j / s_j| if inputs were normal and independent, but
 // none beyond its own largest: single tokens with huge inputs, such as the first of a text, have a range of their own.
+// Where all tokens share one range it is the largest |x_j / s_j| of all.
 class SmoothQuant final : public Equalizer {
  public:
   explicit SmoothQuant(const AlgorithmSettings& settings)
       : alpha_(settings.find("alpha")->second),
         levels_(std::exp2(settings.find("act_bits")->second - 1) - 1),
+        static_(settings.find("act_static")->second != 0),
         rows_(static_cast<size_t>(settings.find("rows")->second)) {}
 
   bool needs_factor() const override { return alpha_ < 0; }
@@ -70,10 +73,15 @@ class SmoothQuant final : public Equalizer {
     return scales;
   }
 
+  static double largest_range(const InputStats& stats, std::span<const float> scales) {
+    double range = 0;
+    for (size_t c = 0; c < stats.cols; ++c) range = std::max(range, double{stats.max_abs[c]} / double{scales[c]});
+    return range;
+  }
+
   // The range R that every second token's inputs stay within: the product of P(|x_j / s_j| <= R) is 1/2.
   static double usual_range(const InputStats& stats, std::span<const float> scales) {
-    double low = 0, high = 0;
-    for (size_t c = 0; c < stats.cols; ++c) high = std::max(high, double{stats.max_abs[c]} / double{scales[c]});
+    double low = 0, high = largest_range(stats, scales);
     for (int i = 0; i < 30; ++i) {
       const double range = 0.5 * (low + high);
       double log_within = 0;
@@ -89,7 +97,7 @@ class SmoothQuant final : public Equalizer {
 
   double activation_error(const EqualizerInput& input, std::span<const float> scales) const {
     const InputStats& stats = input.stats;
-    const double step = usual_range(stats, scales) / levels_;
+    const double step = (static_ ? largest_range(stats, scales) : usual_range(stats, scales)) / levels_;
     double error = 0;
     for (const MatrixView<const float> w : input.weights)
       for (size_t c = 0; c < w.cols; ++c) {
@@ -102,6 +110,7 @@ class SmoothQuant final : public Equalizer {
   }
 
   double alpha_, levels_;
+  bool static_;
   size_t rows_;
 };
 

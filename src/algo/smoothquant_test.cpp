@@ -37,11 +37,15 @@ TEST(SmoothQuant, IsTheFormula) {
   }
 }
 
-// Mean squared error of the outputs with weights rounded per row and every token's inputs rounded, both to 8 bits.
-double simulated(const SampleInputs& inputs, const std::vector<float>& w, const std::vector<float>& s) {
+// Mean squared error of the outputs with weights rounded per row and every token's inputs rounded, both to 8 bits;
+// `one_range`: all tokens with the range of the largest.
+double simulated(const SampleInputs& inputs, const std::vector<float>& w, const std::vector<float>& s,
+                 bool one_range = false) {
   const size_t cols = inputs.cols, rows = w.size() / cols;
-  const auto round_row = [](std::vector<double> v) {
-    double largest = 0;
+  double all = 0;
+  for (size_t i = 0; i < inputs.x.size(); ++i) all = std::max(all, std::abs(double{inputs.x[i]} / double{s[i % cols]}));
+  const auto round_row = [](std::vector<double> v, double range = 0) {
+    double largest = range;
     for (double x : v) largest = std::max(largest, std::abs(x));
     for (double& x : v) x = std::nearbyint(x / largest * 127) * largest / 127;
     return v;
@@ -56,7 +60,7 @@ double simulated(const SampleInputs& inputs, const std::vector<float>& w, const 
   for (size_t t = 0; t < inputs.tokens; ++t) {
     std::vector<double> x(cols);
     for (size_t c = 0; c < cols; ++c) x[c] = inputs.x[t * cols + c] / double{s[c]};
-    x = round_row(x);
+    x = round_row(x, one_range ? all : 0);
     for (size_t r = 0; r < rows; ++r) {
       double difference = 0;
       for (size_t c = 0; c < cols; ++c)
@@ -79,6 +83,20 @@ TEST(SmoothQuant, AutomaticAlphaIsNearTheBestOfASimulation) {
       best = std::min(best, simulated(inputs, w, smooth(inputs, weights, {{"alpha", 0.1 * i}})));
     EXPECT_LE(found, 1.05 * best) << seed;
     EXPECT_LE(found, 0.2 * none) << seed;
+  }
+}
+
+TEST(SmoothQuant, OneRangeForAllTokensAsksForAnotherAlpha) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    const SampleInputs inputs(128, 200, seed);
+    const auto w = random_weights(24 * 128, seed + 50);
+    const std::vector<MatrixView<const float>> weights = {matrix<const float>(w.data(), 24, 128)};
+    const auto error = [&](const AlgorithmSettings& settings) {
+      return simulated(inputs, w, smooth(inputs, weights, settings), /*one_range=*/true);
+    };
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i <= 10; ++i) best = std::min(best, error({{"alpha", 0.1 * i}}));
+    EXPECT_LE(error({{"alpha", -1}, {"act_static", 1}}), 1.05 * best) << seed;
   }
 }
 

@@ -38,7 +38,7 @@ struct Options {
   std::optional<int> bits, act_bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
        no_fallback = false, no_last_matmul = false, dry_run = false;
-  int accuracy_level = 0;
+  std::optional<int> accuracy_level;
   std::vector<std::string> skip, rules, settings, gates;
 };
 
@@ -87,7 +87,7 @@ QuantizeRequest request_of(const Options& o) {
   if (o.calibration.seqlen) request.calibration.seqlen = o.calibration.seqlen;
   if (o.calibration.seed) request.calibration.seed = o.calibration.seed;
   if (!o.stats.empty()) request.stats = o.stats;
-  request.ort = o.ort;
+  if (!o.ort.empty()) request.ort = o.ort;
   if (!o.compute.empty()) flag("--compute", [&] { request.bf16 = parse_calibration_compute(o.compute); });
   if (o.no_true_sequential) request.true_sequential = false;
   if (!o.memory.empty()) flag("--memory", [&] { request.memory = parse_bytes(o.memory); });
@@ -95,8 +95,8 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
   if (o.no_fallback) request.allow_fallback = false;
   if (o.no_last_matmul) request.last_matmul = false;
-  request.accuracy_level = o.accuracy_level;
-  request.tensor_ranges = o.dynamic_ranges == "tensor";
+  if (o.accuracy_level) request.accuracy_level = *o.accuracy_level;
+  if (!o.dynamic_ranges.empty()) request.tensor_ranges = parse_dynamic_ranges(o.dynamic_ranges);
   if (!o.smoothquant.empty()) flag("--smoothquant", [&] { request.smoothquant = parse_smoothquant(o.smoothquant); });
   if (!o.effort.empty()) request.effort = o.effort;
   return request;
@@ -301,10 +301,10 @@ void add_quantize(CLI::App& app) {
       ->group(output);
   verb.add_option(
           "--accuracy-level", o->accuracy_level,
-          "onnx: how ONNX Runtime may round the inputs of products: 0 to 3 not at all, 4 to int8, which is faster")
+          "onnx: how ONNX Runtime may round the inputs of products: 0 (default) to 3 not at all, 4 to int8, which is "
+          "faster")
       ->check(CLI::Range(0, 4))
       ->type_name("N")
-      ->capture_default_str()
       ->group(output);
   verb.add_option("--dynamic-ranges", o->dynamic_ranges,
                   "onnx with --act dynamic: token (default), or tensor: one range for all tokens of a run, which is "

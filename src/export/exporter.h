@@ -25,6 +25,8 @@ struct OutputTensor {
   bool grouped_columns = false;  // its codes come with group_of
   TensorRole role = TensorRole::kOther;
   std::string algorithm{};  // that chose its codes, "awq,gptq"; empty when they came with the source
+  // [cols]: its codes are right for inputs multiplied by these. Of graphs of any kind (ONNX) alone; empty: 1.
+  std::vector<float> input_factors{};
 
   size_t rows() const { return shape.empty() ? 1 : shape[0]; }
   size_t cols() const { return element_count(shape) / (rows() == 0 ? 1 : rows()); }

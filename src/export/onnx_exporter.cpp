@@ -7,6 +7,7 @@
 
 #include "core/files.h"
 #include "export/onnx_form.h"
+#include "export/onnx_input_factors.h"
 #include "export/onnx_splice.h"
 #include "formats/onnx_opset.h"
 #include "formats/onnx_writer.h"
@@ -90,7 +91,14 @@ class OnnxExporter final : public Exporter {
     std::set<std::string> maybe_unused, added;
     for (const auto& [weight, entry] : plan_.weights) added.insert(entry->names.begin(), entry->names.end());
     OnnxSplice splice(source_.index(), std::move(added));
-    for (const auto& [weight, entry] : plan_.weights) add_weight(*weight, *entry, graph, slot_of, splice, maybe_unused);
+    std::map<int, const std::vector<float>*> scaled;
+    for (const auto& [weight, entry] : plan_.weights)
+      if (!entry->input_factors.empty())
+        for (const int i : weight->nodes) scaled.emplace(i, &entry->input_factors);
+    const OnnxInputFactors factors(source_.model(), source_.index(), std::move(scaled));
+    factors.fold(splice, maybe_unused);
+    for (const auto& [weight, entry] : plan_.weights)
+      add_weight(*weight, *entry, graph, slot_of, factors, splice, maybe_unused);
     plan_.bytes += splice.apply(graph);
     remove_unused(graph, maybe_unused);
     for (const auto& [domain, version] : plan_.opsets) import(proto, domain, version);
@@ -112,6 +120,7 @@ class OnnxExporter final : public Exporter {
     std::atomic<size_t> rows_left{0};
     QuantSpec spec;
     ActivationSpec activations;
+    std::vector<float> input_factors;
     std::string first_tensor;
   };
 
@@ -160,6 +169,7 @@ class OnnxExporter final : public Exporter {
             make_form({weight, *tensor.spec, tensor.activations, model.accuracy_level, model.tensor_ranges, opset});
         entry->spec = *tensor.spec;
         entry->activations = tensor.activations;
+        entry->input_factors = tensor.input_factors;
         entry->first_tensor = tensor.name;
       } else if (!(entry->spec == *tensor.spec)) {
         throw Error(ErrorKind::kUsage,
@@ -213,8 +223,8 @@ class OnnxExporter final : public Exporter {
   };
 
   static void add_weight(const OnnxWeight& weight, const Weight& entry, onnx::GraphProto& graph,
-                         std::map<std::string, size_t, std::less<>>& slot_of, OnnxSplice& splice,
-                         std::set<std::string>& maybe_unused) {
+                         std::map<std::string, size_t, std::less<>>& slot_of, const OnnxInputFactors& factors,
+                         OnnxSplice& splice, std::set<std::string>& maybe_unused) {
     for (size_t i = 0; i < entry.names.size(); ++i) {
       const OnnxForm::Part& part = entry.form->parts()[i];
       onnx::TensorProto& tensor = *graph.add_initializer();
@@ -226,7 +236,12 @@ class OnnxExporter final : public Exporter {
     for (const int i : weight.nodes) {
       const onnx::NodeProto& node = graph.node(i);
       for (int k = weight.is_table() ? 0 : 1; k < node.input_size(); ++k) maybe_unused.insert(node.input(k));
-      splice.replace(i, entry.form->replace(node, entry.names));
+      onnx::NodeProto product = node;
+      OnnxReplacement replacement = factors.before(i, product, onnx_type_of(entry.spec.scale_dtype));
+      OnnxReplacement own = entry.form->replace(product, entry.names);
+      std::move(own.nodes.begin(), own.nodes.end(), std::back_inserter(replacement.nodes));
+      std::move(own.constants.begin(), own.constants.end(), std::back_inserter(replacement.constants));
+      splice.replace(i, std::move(replacement));
     }
   }
 

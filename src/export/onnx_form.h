@@ -21,7 +21,7 @@ struct OnnxQuantized {
 };
 
 // The name of a value or constant that is not in the source's graph, until OnnxSplice gives it the final one.
-inline std::string onnx_new(const std::string& name) { return '\x01' + name; }
+inline std::string onnx_new(const std::string& name) { return name.starts_with('\x01') ? name : '\x01' + name; }
 
 // What takes the place of a node. The last node makes the original's output; what else is made has names from
 // onnx_new(). The same such name in several replacements means the same value (the rounded input of two products),

@@ -189,8 +189,8 @@ class DecoderBlock final : public Block {
 // The last norm and an lm_head of its own.
 class HeadBlock final : public Block {
  public:
-  HeadBlock(const ModelConfig& config, const Source& source, const DecoderTables& tables)
-      : config_(config), source_(source), norm_(tables.final_norm) {
+  HeadBlock(const ModelConfig& config, const Source& source)
+      : config_(config), source_(source), norm_(load_final_norm(config, source)) {
     stages_.push_back({{tensor_of(config, Slot::kLmHead, {})},
                        config.hidden_size,
                        {tensor_of(config, Slot::kFinalNorm, {}), "", false, one_to_one(config.hidden_size)}});
@@ -224,26 +224,32 @@ class DecoderBlocks final : public BlockSequence {
   DecoderBlocks(const Source& source, bool bf16)
       : source_(source), config_(parse_config(source.config())), space_(config_) {
     options_.compute = bf16 ? Compute::kBf16 : Compute::kFp32;
-    tables_ = load_tables(config_, source, options_);
+    const std::string name = tensor_of(config_, Slot::kEmbedding, {});
+    embedding_ = &source.get(name);
+    if (embedding_->shape() != Shape{config_.vocab_size, config_.hidden_size})
+      throw Error(ErrorKind::kCorrupt,
+                  cat("tensor ", name, " has the shape ", describe(embedding_->shape()), ", config.json asks for ",
+                      config_.vocab_size, " rows of ", config_.hidden_size));
   }
 
   size_t hidden_size() const override { return config_.hidden_size; }
-  size_t blocks() const override { return config_.layers + (tables_.lm_head.weight.rows() != 0 ? 1 : 0); }
+  size_t blocks() const override { return config_.layers + (config_.tied_embeddings ? 0 : 1); }
 
   void embed(std::span<const int32_t> tokens, MatrixView<float> hidden) override {
     for (size_t t = 0; t < tokens.size(); ++t) {
       if (tokens[t] < 0 || static_cast<size_t>(tokens[t]) >= config_.vocab_size)
         throw Error(ErrorKind::kUsage,
                     cat("token id ", tokens[t], " is outside the vocabulary of ", config_.vocab_size));
-      tables_.embedding.load_row(static_cast<size_t>(tokens[t]), 0, config_.hidden_size, hidden.row(t));
+      // A row at a time: the table is never in memory.
+      const auto row = static_cast<size_t>(tokens[t]);
+      embedding_->read_rows(row, row + 1, hidden.row(t));
     }
-    if (const StoredTensor* table = source_.find(tensor_of(config_, Slot::kEmbedding, {})))
-      table->release(0, table->rows());
+    embedding_->release(0, embedding_->rows());
   }
 
   std::unique_ptr<Block> load(size_t block) override {
     if (block < config_.layers) return std::make_unique<DecoderBlock>(config_, source_, options_, block, space_);
-    return std::make_unique<HeadBlock>(config_, source_, tables_);
+    return std::make_unique<HeadBlock>(config_, source_);
   }
 
  private:
@@ -251,7 +257,7 @@ class DecoderBlocks final : public BlockSequence {
   ModelConfig config_;
   LoadOptions options_;
   Workspace space_;
-  DecoderTables tables_;
+  const StoredTensor* embedding_ = nullptr;
 };
 
 }  // namespace

@@ -33,12 +33,7 @@ DecoderWeights load_weights(const ModelConfig& config, const Source& source, con
 
 // One block alone, and what lies around the blocks: for those who never have the whole model in memory.
 DecoderLayer load_layer(const ModelConfig& config, const Source& source, const LoadOptions& options, size_t index);
-struct DecoderTables {
-  WeightMatrix embedding;
-  std::vector<float> final_norm;
-  Linear lm_head;  // no rows: tied
-};
-DecoderTables load_tables(const ModelConfig& config, const Source& source, const LoadOptions& options);
+std::vector<float> load_final_norm(const ModelConfig& config, const Source& source);
 
 // The generic decoder: pre-norm blocks of grouped-query attention and a gated MLP. `layer_done`: see LoadOptions; may
 // be empty.

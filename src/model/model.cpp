@@ -117,6 +117,7 @@ class Loader {
       floats_to_bytes(values.data(), (end - begin) * cols, dtype, storage.get() + begin * cols * size);
       tensor.release(begin, end);
     }
+    tensor.release(0, tensor.rows());  // pages that two steps share, and all of a transposed one
     return WeightMatrix(DenseMatrix{dtype, tensor.rows(), cols, storage.get(), storage});
   }
 
@@ -157,13 +158,9 @@ DecoderLayer load_layer(const ModelConfig& config, const Source& source, const L
   return load_layer(loader, index);
 }
 
-DecoderTables load_tables(const ModelConfig& config, const Source& source, const LoadOptions& options) {
-  Loader loader(config, source, options, no_progress());
-  DecoderTables tables;
-  tables.embedding = loader.linear(Slot::kEmbedding).weight;
-  tables.final_norm = loader.norm(Slot::kFinalNorm);
-  if (!config.tied_embeddings) tables.lm_head = loader.linear(Slot::kLmHead);
-  return tables;
+std::vector<float> load_final_norm(const ModelConfig& config, const Source& source) {
+  const LoadOptions options;
+  return Loader(config, source, options, no_progress()).norm(Slot::kFinalNorm);
 }
 
 DecoderWeights load_weights(const ModelConfig& config, const Source& source, const LoadOptions& options,

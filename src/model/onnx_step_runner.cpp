@@ -118,7 +118,7 @@ std::string OnnxStepRunner::serialize(const OnnxStep& step, const Replace& repla
   return part.SerializeAsString();
 }
 
-void OnnxStepRunner::run(size_t step_index, const Replace& replace, const Observe& observe) {
+void OnnxStepRunner::run(size_t step_index, const Replace& replace, const Observe& observe, bool again) {
   const OnnxStep& step = steps_[step_index];
   std::vector<std::pair<std::string, OnnxTensor>> fed;
   std::unique_ptr<OnnxSession> session;
@@ -148,12 +148,26 @@ void OnnxStepRunner::run(size_t step_index, const Replace& replace, const Observ
                      if (last.contains(name)) values_.drop(sample, name);
                    for (size_t i = 0; i < made.size(); ++i) {
                      if (observe && wanted.contains(step.outputs[i])) observe(sample, step.outputs[i], made[i]);
-                     if (!last.contains(step.outputs[i])) values_.put(sample, step.outputs[i], made[i]);
+                     if (!last.contains(step.outputs[i]) || (again && wanted.contains(step.outputs[i])))
+                       values_.put(sample, step.outputs[i], made[i]);
                    }
                  });
   }
   for (const auto& [name, tensor] : fed)
     if (tensor.mapped) release_pages(tensor.bytes);
+}
+
+void OnnxStepRunner::observe_again(size_t step_index, const Observe& observe) {
+  const OnnxStep& step = steps_[step_index];
+  const std::set<std::string_view> made(step.outputs.begin(), step.outputs.end()),
+      last(step.last.begin(), step.last.end());
+  for (size_t sample = 0; sample < feeds_.size(); ++sample) {
+    check_interrupted();
+    for (const std::string& name : step.wanted) {
+      observe(sample, name, input(sample, name));
+      if (made.contains(name) && last.contains(name)) values_.drop(sample, name);
+    }
+  }
 }
 
 }  // namespace nibble

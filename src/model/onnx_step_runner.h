@@ -59,7 +59,10 @@ class OnnxStepRunner {
   const std::vector<OnnxStep>& steps() const { return steps_; }
   // Steps are run in their order, each once. Throws what ONNX Runtime says, with the sample and the step's first node;
   // Error(kUsage) for a feed that lacks an input; Error(kInterrupted).
-  void run(size_t step_index, const Replace& replace, const Observe& observe);
+  // `again`: observe_again() follows.
+  void run(size_t step_index, const Replace& replace, const Observe& observe, bool again = false);
+  // The step's wanted values once more, before the next step runs.
+  void observe_again(size_t step_index, const Observe& observe);
 
  private:
   OnnxTensor input(size_t sample, const std::string& name) const;

@@ -17,7 +17,8 @@ struct CalibratedTensors {
   std::map<std::string, PackedMatrix, std::less<>> weights;
   std::map<std::string, std::vector<float>, std::less<>> vectors;
   std::map<std::string, LayerMeasure, std::less<>> measures;
-  std::map<std::string, ActivationSpec, std::less<>> inputs;  // static ones, by tensor name of the linear
+  std::map<std::string, ActivationSpec, std::less<>> inputs;             // static ones, by tensor name of the linear
+  std::map<std::string, std::vector<float>, std::less<>> input_factors;  // see OutputTensor; by tensor name
 };
 
 // Quantizes the linears of the blocks one block at a time: run the calibration tokens, collect what the algorithms ask

@@ -132,33 +132,64 @@ void Folds::choose(Block& block, const QuantizePlan& plan, std::vector<InputStat
     const BlockStage& stage = block.stages()[s];
     const AlgorithmChain* chain = folding_chain(stage, plan);
     if (!chain) continue;
-    for (size_t e = 0; e < chain->equalizers().size(); ++e) {
-      const Equalizer& equalizer = *chain->equalizers()[e];
-      std::vector<Sample> samples;
-      std::vector<MatrixView<const float>> weights;
-      weights.reserve(stage.linears.size());
-      std::vector<QuantSpec> specs;
-      for (const std::string& linear : stage.linears) {
-        samples.push_back(sample_rows(*plan.find(linear), *this, kSampleElements));
-        specs.push_back(*plan.find(linear)->spec);
-      }
-      for (const Sample& sample : samples)
-        weights.push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
-      InputFactor factor;
-      if (equalizer.needs_factor()) {
-        const bool last = e + 1 == chain->equalizers().size() && !keep_grams;
-        InputStats copy;
-        copy.cols = stats[s].cols;
-        copy.tokens = stats[s].tokens;
-        copy.mean_square = stats[s].mean_square;
-        copy.gram = last ? std::move(stats[s].gram) : stats[s].gram;
-        factor = factor_inputs(std::move(copy), {});
-      }
-      std::vector<float> scales =
-          equalizer.scales({weights, specs, stats[s], equalizer.needs_factor() ? &factor : nullptr});
+    for (const auto& equalizer : chain->equalizers()) {
+      const bool keep = equalizer != chain->equalizers().back() || keep_grams;
+      std::vector<float> scales = chosen(*equalizer, stage, plan, stats[s], keep);
       fold(block, plan, stage, scales, vectors);
       divide(stats[s], scales);
     }
+  }
+}
+
+std::vector<float> Folds::choose_inputs(const BlockStage& stage, const QuantizePlan& plan, InputStats& stats,
+                                        DType dtype, bool keep_gram) {
+  const AlgorithmChain* chain = preparing_chain(stage, plan);
+  if (!chain) return {};
+  std::vector<float> factors(stage.cols, 1.0f);
+  for (const auto& equalizer : chain->equalizers()) {
+    std::vector<float> scales =
+        chosen(*equalizer, stage, plan, stats, equalizer != chain->equalizers().back() || keep_gram);
+    for (size_t c = 0; c < scales.size(); ++c) {
+      const float factor = rounded_to(dtype, factors[c] / scales[c]);
+      const bool usable = factor > 0 && std::isfinite(factor) && std::isfinite(1 / factor);
+      scales[c] = usable ? factors[c] / factor : 1.0f;
+      if (usable) factors[c] = factor;
+    }
+    scale_columns(stage, scales);
+    divide(stats, scales);
+  }
+  return factors;
+}
+
+std::vector<float> Folds::chosen(const Equalizer& equalizer, const BlockStage& stage, const QuantizePlan& plan,
+                                 InputStats& stats, bool keep_gram) const {
+  std::vector<Sample> samples;
+  std::vector<MatrixView<const float>> weights;
+  weights.reserve(stage.linears.size());
+  std::vector<QuantSpec> specs;
+  for (const std::string& linear : stage.linears) {
+    samples.push_back(sample_rows(*plan.find(linear), *this, kSampleElements));
+    specs.push_back(*plan.find(linear)->spec);
+  }
+  for (const Sample& sample : samples)
+    weights.push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
+  InputFactor factor;
+  if (equalizer.needs_factor()) {
+    InputStats copy;
+    copy.cols = stats.cols;
+    copy.tokens = stats.tokens;
+    copy.mean_square = stats.mean_square;
+    copy.gram = keep_gram ? stats.gram : std::move(stats.gram);
+    factor = factor_inputs(std::move(copy), {});
+  }
+  return equalizer.scales({weights, specs, stats, equalizer.needs_factor() ? &factor : nullptr});
+}
+
+void Folds::scale_columns(const BlockStage& stage, const std::vector<float>& scales) {
+  for (const std::string& linear : stage.linears) {
+    Factors& factors = factors_[linear];
+    if (factors.cols.empty()) factors.cols.assign(scales.size(), 1.0f);
+    for (size_t c = 0; c < scales.size(); ++c) factors.cols[c] *= scales[c];
   }
 }
 
@@ -222,11 +253,7 @@ void Folds::fold(Block& block, const QuantizePlan& plan, const BlockStage& stage
     std::copy(stored.begin(), stored.end(), norm.begin());
     vectors[target.tensor] = std::move(stored);
   }
-  for (const std::string& linear : stage.linears) {
-    Factors& factors = factors_[linear];
-    if (factors.cols.empty()) factors.cols.assign(scales.size(), 1.0f);
-    for (size_t c = 0; c < scales.size(); ++c) factors.cols[c] *= scales[c];
-  }
+  scale_columns(stage, scales);
 }
 
 }  // namespace nibble

@@ -28,6 +28,12 @@ class Folds {
   void choose(Block& block, const QuantizePlan& plan, std::vector<InputStats>& stats, bool keep_grams,
               std::map<std::string, std::vector<float>, std::less<>>& vectors);
 
+  // The same for linears whose inputs nothing here makes: whoever makes or reads these is to multiply them by the
+  // result, [cols], numbers that `dtype` holds. Empty: there is nothing to scale. With `keep_gram` off, the last
+  // equalizer that wants the Gram matrix uses it up.
+  std::vector<float> choose_inputs(const BlockStage& stage, const QuantizePlan& plan, InputStats& stats, DType dtype,
+                                   bool keep_gram);
+
   // The same for the plan's trainers, which choose for all such stages of a block together. documents: the residual
   // stream before the block, at least one.
   void train(Block& block, const QuantizePlan& plan, std::span<const MatrixView<const float>> documents,
@@ -37,6 +43,9 @@ class Folds {
   struct Factors {
     std::vector<float> rows, cols;  // empty: 1
   };
+  std::vector<float> chosen(const Equalizer& equalizer, const BlockStage& stage, const QuantizePlan& plan,
+                            InputStats& stats, bool keep_gram) const;
+  void scale_columns(const BlockStage& stage, const std::vector<float>& scales);
   void fold(Block& block, const QuantizePlan& plan, const BlockStage& stage, std::vector<float>& scales,
             std::map<std::string, std::vector<float>, std::less<>>& vectors);
 

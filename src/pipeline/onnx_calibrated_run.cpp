@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/mapped_file.h"
 #include "core/threads.h"
 #include "core/usage.h"
 #include "export/float_bytes.h"
@@ -22,20 +23,26 @@
 namespace nibble {
 namespace {
 
-// The weight's values in the order and type of its initializer.
-OnnxTensor contents(const PackedMatrix& packed, const OnnxWeight& weight) {
+// The weight, whose codes are mapped, as values in the order and type of its initializer, for inputs without `factors`,
+// [cols]; empty: 1.
+OnnxTensor contents(const PackedMatrix& packed, const OnnxWeight& weight, std::span<const float> factors) {
   std::vector<float> values(weight.rows * weight.cols);
   constexpr size_t kRows = 16;  // a line of the transposed matrix at a time
+  const auto load = [&](size_t r, float* row) {
+    packed.load_row(r, 0, weight.cols, row);
+    for (size_t c = 0; c < factors.size(); ++c) row[c] *= factors[c];
+  };
   parallel_for(weight.rows, kRows, [&](size_t begin, size_t end) {
     if (!weight.transposed) {
-      for (size_t r = begin; r < end; ++r) packed.load_row(r, 0, weight.cols, &values[r * weight.cols]);
+      for (size_t r = begin; r < end; ++r) load(r, &values[r * weight.cols]);
       return;
     }
     std::vector<float> rows((end - begin) * weight.cols);
-    for (size_t r = begin; r < end; ++r) packed.load_row(r, 0, weight.cols, &rows[(r - begin) * weight.cols]);
+    for (size_t r = begin; r < end; ++r) load(r, &rows[(r - begin) * weight.cols]);
     for (size_t c = 0; c < weight.cols; ++c)
       for (size_t r = begin; r < end; ++r) values[c * weight.rows + r] = rows[(r - begin) * weight.cols + c];
   });
+  release_pages({reinterpret_cast<const std::byte*>(packed.codes), packed.rows * packed.row_stride});
   const auto bytes =
       std::make_shared<const std::vector<std::byte>>(float_bytes(values, *onnx_dtype(weight.tensor->data_type())));
   const Shape shape = weight.transposed ? Shape{weight.cols, weight.rows} : Shape{weight.rows, weight.cols};
@@ -77,7 +84,16 @@ struct Group {
   bool floats = false;  // some product runs before that: statistics come from the float graph
   std::optional<InputCollector> collector;
   std::optional<ActivationObserver> observer;  // where inputs are to have one range
+  bool prepared = false;                       // columns are scaled: the observer sees inputs times `factors`
+  std::optional<InputStats> stats;             // between the first look at the inputs and the second
+  std::vector<float> factors;                  // [cols]
 };
+
+// Do equalizers want the Gram matrix?
+bool equalizer_wants_gram(const AlgorithmChain& chain) {
+  return std::any_of(chain.equalizers().begin(), chain.equalizers().end(),
+                     [](const auto& equalizer) { return equalizer->needs_factor(); });
+}
 
 class GraphRun {
  public:
@@ -94,6 +110,9 @@ class GraphRun {
         products.insert(nodes.begin(), nodes.end());
       }
     }
+    for (auto& [values, group] : groups_)
+      // A weight for several values would need one factor for all of them.
+      group.prepared = preparing_chain(group.stage, plan_) != nullptr && values.size() == 1;
     steps_ = cut_onnx(source.model().graph(), source.index(), products, wanted);
     find_times();
   }
@@ -108,14 +127,29 @@ class GraphRun {
     passes_ = (count(true) ? 1u : 0u) + (count(false) ? 1u : 0u);
     for (const bool floats : {true, false})
       if (count(floats)) pass(runtime, feeds.samples, floats);
-    CalibratedGraph result{{}, std::move(feeds.data)};
-    result.tensors.weights = std::move(finished_.weights);
-    result.tensors.measures = std::move(finished_.measures);
-    result.tensors.inputs = std::move(finished_.inputs);
-    return result;
+    return result(std::move(feeds.data));
+  }
+
+  // What weights alone tell.
+  CalibratedGraph run_without_data() {
+    for (auto& [values, group] : groups_) {
+      group.collector.emplace(group.stage.cols, /*gram=*/false, plan_.stream.bf16);
+      choose_factors(group);
+      round(group);
+    }
+    return result({{}, "no data", {}});
   }
 
  private:
+  CalibratedGraph result(CalibrationData data) {
+    CalibratedGraph result{{}, std::move(data)};
+    result.tensors.weights = std::move(finished_.weights);
+    result.tensors.measures = std::move(finished_.measures);
+    result.tensors.inputs = std::move(finished_.inputs);
+    result.tensors.input_factors = std::move(factors_);
+    return result;
+  }
+
   void add(const PlannedTensor& planned) {
     const OnnxWeight& weight = *source_.place(planned.name).weight;
     std::set<std::string> values;
@@ -166,51 +200,100 @@ class GraphRun {
       if (floats || planned == planned_of_.end()) return std::nullopt;
       const auto rounded = finished_.weights.find(planned->second->name);
       if (rounded == finished_.weights.end()) return std::nullopt;
-      return contents(rounded->second, *source_.place(planned->second->name).weight);
+      const auto factors = factors_.find(planned->second->name);
+      return contents(rounded->second, *source_.place(planned->second->name).weight,
+                      factors == factors_.end() ? std::span<const float>() : factors->second);
     };
     size_t step = 0;
-    const auto observe = [&](size_t sample, const std::string& value, const OnnxTensor& tensor) {
+    const auto look = [&](size_t sample, const std::string& value, const OnnxTensor& tensor, bool again) {
       report(step, last, sample, feeds.size());
       const auto found = readers.find(value);
       if (found == readers.end()) return;
       const auto mask = feeds[sample].find("attention_mask");
       with_context([&] { return cat("value ", value); },
                    [&] {
-                     for (Group* group : found->second)
-                       collect(*group, rows_of(tensor, group->stage.cols,
-                                               mask == feeds[sample].end() ? nullptr : &mask->second));
+                     for (Group* group : found->second) {
+                       if (again && !(group->stats && group->prepared && group->observer)) continue;
+                       std::vector<float> rows =
+                           rows_of(tensor, group->stage.cols, mask == feeds[sample].end() ? nullptr : &mask->second);
+                       again ? observe_scaled(*group, rows) : collect(*group, rows);
+                     }
                    });
     };
+    const auto observe = [&](size_t sample, const std::string& value, const OnnxTensor& tensor) {
+      look(sample, value, tensor, false);
+    };
     for (; step <= last; ++step) {
-      runner.run(step, replace, observe);
-      for (auto& [values, group] : groups_)
-        if (group.floats == floats && group.known == step) round(group);
+      std::vector<Group*> known;
+      bool again = false;
+      for (auto& [values, group] : groups_) {
+        if (group.floats != floats || group.known != step) continue;
+        known.push_back(&group);
+        again |= group.prepared && group.observer;
+      }
+      runner.run(step, replace, observe, again);
+      for (Group* group : known) choose_factors(*group);
+      if (again)
+        runner.observe_again(step, [&](size_t sample, const std::string& value, const OnnxTensor& tensor) {
+          look(sample, value, tensor, true);
+        });
+      for (Group* group : known) round(*group);
     }
     ++pass_;
     return_free_memory();
   }
 
   void collect(Group& group, const std::vector<float>& rows) const {
-    if (!group.collector) group.collector.emplace(group.stage.cols, wants_gram(group.stage, plan_), plan_.stream.bf16);
+    if (!group.collector) {
+      const bool gram = wants_gram(group.stage, plan_) ||
+                        (group.prepared && equalizer_wants_gram(*preparing_chain(group.stage, plan_)));
+      group.collector.emplace(group.stage.cols, gram, plan_.stream.bf16);
+    }
     if (rows.empty()) return;
     const auto tokens = matrix(rows.data(), rows.size() / group.stage.cols, group.stage.cols);
     group.collector->add(tokens);
-    if (group.observer) group.observer->add(tokens);
+    if (group.observer && !group.prepared) group.observer->add(tokens);
+  }
+
+  static void observe_scaled(Group& group, std::vector<float>& rows) {
+    for (size_t i = 0; i < rows.size(); ++i) rows[i] *= group.factors[i % group.stage.cols];
+    group.observer->add(matrix<const float>(rows.data(), rows.size() / group.stage.cols, group.stage.cols));
+  }
+
+  void choose_factors(Group& group) {
+    group.stats = group.collector->finish();
+    group.collector.reset();
+    if (group.stats->tokens == 0 && plan_.calibration->samples != 0)
+      throw Error(ErrorKind::kUsage,
+                  cat("the calibration data is nothing but padding for ", group.stage.linears.front()));
+    if (!group.prepared) return;
+    const DType dtype = plan_.find(group.stage.linears.front())->dtype;
+    group.factors = folds_.choose_inputs(group.stage, plan_, *group.stats, dtype, wants_gram(group.stage, plan_));
+    for (const std::string& linear : group.stage.linears) factors_[linear] = group.factors;
   }
 
   void round(Group& group) {
-    InputStats stats = group.collector->finish();
-    group.collector.reset();
-    if (stats.tokens == 0)
-      throw Error(ErrorKind::kUsage,
-                  cat("the calibration data is nothing but padding for ", group.stage.linears.front()));
-    round_stage(group.stage, plan_, Folds(), stats, finished_);
+    FinishedBlock part;
+    round_stage(group.stage, plan_, folds_, *group.stats, part);
+    group.stats.reset();
     for (const std::string& linear : group.stage.linears) {
       const PlannedTensor& planned = *plan_.find(linear);
+      planned.source->release(0, planned.source->rows());  // it is read again where a step has it as a float weight
       if (planned.activations.mode == ActivationSpec::Mode::kStatic)
-        finished_.inputs[linear] = group.observer->chosen(planned.activations, planned.spec->scale_dtype);
+        part.inputs[linear] = group.observer->chosen(planned.activations, planned.spec->scale_dtype);
+      if (!group.prepared && preparing_chain(group.stage, plan_))
+        part.measures[linear].fallback = "several values are multiplied by it: its columns are not scaled";
     }
     group.observer.reset();
+    // Codes wait in a file, not in memory.
+    const std::filesystem::path file = work_ / cat("rounded-", files_++);
+    save_block(part, file);
+    part = load_block(file, plan_);
+    finished_.weights.merge(part.weights);
+    finished_.measures.merge(part.measures);
+    finished_.inputs.merge(part.inputs);
+    std::error_code ignored;
+    std::filesystem::remove(file, ignored);  // it stays mapped
   }
 
   void report(size_t step, size_t last, size_t sample, size_t samples) {
@@ -226,14 +309,18 @@ class GraphRun {
   std::map<std::vector<std::string>, Group> groups_;  // by the values
   std::map<const onnx::TensorProto*, const PlannedTensor*> planned_of_;
   std::vector<OnnxStep> steps_;
+  Folds folds_;
+  std::map<std::string, std::vector<float>, std::less<>> factors_;  // of inputs, by tensor
   FinishedBlock finished_;
-  size_t pass_ = 0, passes_ = 0;
+  size_t pass_ = 0, passes_ = 0, files_ = 0;
 };
 
 }  // namespace
 
 CalibratedGraph quantize_graph(const Source& source, const QuantizePlan& plan, const std::filesystem::path& work,
                                Progress& progress) {
+  if (plan.calibration->samples == 0)
+    return GraphRun(dynamic_cast<const OnnxSource&>(source), plan, work, progress).run_without_data();
   return quantize_graph(source, plan, OnnxRuntime::open(*plan.onnx_runtime), work, progress);
 }
 

@@ -222,7 +222,7 @@ TEST(OnnxCalibratedRun, WithoutTrueSequentialInputsAreThoseOfTheFloatGraph) {
 TEST(OnnxCalibratedRun, StaticInputsHaveTheRangeThatWasSeen) {
   const Sample sample;
   QuantizeRequest request = sample.request();
-  request.algorithm.reset();
+  request.algorithm = "rtn";
   request.change = {};
   request.scheme = "W8A8-static";
   const CalibratedGraph graph = sample.run(request, std::make_shared<FakeRuntime>());
@@ -237,6 +237,110 @@ TEST(OnnxCalibratedRun, StaticInputsHaveTheRangeThatWasSeen) {
   const ActivationSpec second = graph.tensors.inputs.at("second");
   EXPECT_NEAR(second.scale, *std::max_element(b.begin(), b.end()) / 255, 1e-6);
   EXPECT_EQ(second.zero, 0);
+}
+
+// The range of a value's columns times the factors that go before a product.
+std::pair<float, float> scaled_range(const Values& x, const Values& factors) {
+  float low = 0, high = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    low = std::min(low, x[i] * factors[i % kWidth]);
+    high = std::max(high, x[i] * factors[i % kWidth]);
+  }
+  return {low, high};
+}
+
+// The weight [outputs, inputs] for inputs without factors.
+Values unscaled(Values weight, const Values& factors) {
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] *= factors[i % kWidth];
+  return weight;
+}
+
+TEST(OnnxCalibratedRun, SmoothQuantScalesInputsBeforeTheirRangesAreTaken) {
+  const Sample sample;
+  QuantizeRequest request = sample.request();
+  request.algorithm = "smoothquant,rtn";
+  request.settings["smoothquant"]["alpha"] = 0.6;
+  request.change = {};
+  request.scheme = "W8A8-static";
+  const CalibratedGraph graph = sample.run(request, std::make_shared<FakeRuntime>());
+  const Values& first = graph.tensors.input_factors.at("first");
+  for (size_t c = 0; c < kWidth; ++c) {
+    double x = 0, w = 0;
+    for (size_t i = c; i < sample.x.size(); i += kWidth) x = std::max(x, std::abs(double{sample.x[i]}));
+    for (size_t r = 0; r < kWidth; ++r) w = std::max(w, std::abs(double{sample.first[c * kWidth + r]}));
+    EXPECT_NEAR(first[c], std::pow(w, 0.4) / std::pow(x, 0.6), 1e-5 * double{first[c]});
+  }
+  // A rounded weight is near the original once its columns are scaled back, and what it makes is what comes next.
+  const Values w1 = unscaled(values_of(graph, "first"), first), wanted = transposed(sample.first);
+  for (size_t i = 0; i < w1.size(); ++i) EXPECT_NEAR(w1[i], wanted[i], 0.02);
+  const auto check = [&](const char* name, const Values& inputs) {
+    const auto [low, high] = scaled_range(inputs, graph.tensors.input_factors.at(name));
+    EXPECT_NEAR(graph.tensors.inputs.at(name).scale, (high - low) / 255, 1e-6) << name;
+  };
+  check("first", sample.x);
+  const Values b = relu(FakeSession::product(sample.x, transposed(w1)));
+  check("second", b);
+  const Values w2 = unscaled(values_of(graph, "second"), graph.tensors.input_factors.at("second"));
+  check("third", relu(FakeSession::product(b, transposed(w2))));  // nobody reads it in the run: it is kept for this
+}
+
+TEST(OnnxCalibratedRun, StaticSchemesSmoothUnlessAnAlgorithmIsNamed) {
+  const Sample sample;
+  QuantizeRequest request = sample.request();
+  request.change = {};
+  request.scheme = "W8A8-static";
+  const auto algorithm = [&] {
+    return make_plan(*sample.source, request, &find_exporter("onnx")).tensors.front().algorithm;
+  };
+  EXPECT_EQ(algorithm(), "gptq");
+  request.algorithm.reset();
+  EXPECT_EQ(algorithm(), "smoothquant,rtn");
+  request.scheme = "W8A8";
+  request.calibration = {};
+  EXPECT_EQ(algorithm(), "rtn");
+}
+
+TEST(OnnxCalibratedRun, AwqLosesLessOfTheOutputsThanRoundingAlone) {
+  const Sample sample;
+  QuantizeRequest request = sample.request();
+  const auto error = [&](const char* algorithm) {
+    request.algorithm = algorithm;
+    const CalibratedGraph graph = sample.run(request, std::make_shared<FakeRuntime>());
+    const LayerMeasure& measure = graph.tensors.measures.at("first");
+    EXPECT_GT(measure.output_signal, 0) << algorithm;
+    return measure.output_error / measure.output_signal;
+  };
+  const double gptq = error("gptq"), both = error("awq,gptq");
+  EXPECT_LT(both, 1.02 * gptq);
+  EXPECT_NE(both, gptq);
+}
+
+TEST(OnnxCalibratedRun, WeightsOfSeveralValuesAreNotScaled) {
+  const Sample sample(/*shared=*/true);
+  QuantizeRequest request = sample.request();
+  request.algorithm = "smoothquant,gptq";
+  const CalibratedGraph graph = sample.run(request, std::make_shared<FakeRuntime>());
+  EXPECT_FALSE(graph.tensors.input_factors.contains("second"));
+  EXPECT_THAT(graph.tensors.measures.at("second").fallback, HasSubstr("several values"));
+  EXPECT_TRUE(graph.tensors.input_factors.contains("first"));
+}
+
+TEST(OnnxCalibratedRun, ColumnsAreScaledByWhatWeightsShowWithoutData) {
+  const Sample sample;
+  QuantizeRequest request = sample.request();
+  request.algorithm = "sinq";
+  request.calibration.from.reset();
+  const QuantizePlan plan = make_plan(*sample.source, request, &find_exporter("onnx"));
+  const CalibratedGraph graph = quantize_graph(*sample.source, plan, sample.folder.path(), no_progress());
+  const Values& factors = graph.tensors.input_factors.at("third");
+  EXPECT_NE(factors, Values(kWidth, 1.0f));
+  const Values got = unscaled(values_of(graph, "third"), factors), wanted = transposed(sample.third);
+  double error = 0, signal = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    error += std::pow(double{got[i]} - double{wanted[i]}, 2);
+    signal += std::pow(double{wanted[i]}, 2);
+  }
+  EXPECT_LT(error, 0.05 * signal);  // three bits
 }
 
 TEST(OnnxCalibratedRun, SharedWeightsSeeTheInputsOfAllTheirProducts) {
@@ -301,8 +405,8 @@ TEST(OnnxCalibratedRun, RequestsThatGraphsCannotMeetAreRefused) {
   request.calibration.from = "text.txt";
   EXPECT_THAT(plan_error(sample, request), HasSubstr("the graph's input x cannot be made from text"));
   request = sample.request();
-  request.algorithm = "awq,gptq";
-  EXPECT_THAT(plan_error(sample, request), HasSubstr("gptq and search work on any graph"));
+  request.algorithm = "teq,gptq";
+  EXPECT_THAT(plan_error(sample, request), HasSubstr("awq, smoothquant, gptq and search work on any graph"));
   request.algorithm = "rtn";
   EXPECT_THAT(plan_error(sample, request), HasSubstr("none of the algorithms used here looks at activations"));
   request.algorithm = "search";

@@ -31,12 +31,12 @@ bool static_inputs(const QuantizeRequest& request) {
 }
 
 struct Needs {
-  bool inputs = false;    // of products, from somewhere
-  bool prepares = false;  // what makes these inputs takes factors: nibble's own decoder alone can do that
+  bool inputs = false;  // of products, from somewhere
+  bool trains = false;  // by the gradient of a block: nibble's own decoder alone has one
 };
 
 Needs needs_of(const QuantizeRequest& request) {
-  Needs needs{!request.calibration.empty() || !request.ort.empty() || static_inputs(request),
+  Needs needs{!request.calibration.empty() || !request.ort.empty() || static_inputs(request) ||
               request.smoothquant.has_value()};
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
@@ -46,7 +46,7 @@ Needs needs_of(const QuantizeRequest& request) {
   for (const std::string& name : names) {
     const AlgorithmChain chain(name, complete.settings);
     needs.inputs |= chain.needs_inputs();
-    needs.prepares |= chain.prepares();
+    needs.trains |= !chain.trainers().empty();
   }
   return needs;
 }
@@ -89,8 +89,8 @@ class OnnxPlanner {
     add_sizes(plan_, format_);
     size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
     for (const PlannedTensor& planned : plan_.tensors) largest = std::max(largest, planned.source->bytes());
-    constexpr size_t kRuntime = size_t{48} << 20;  // of ONNX Runtime itself
-    plan_.predicted_peak_bytes += largest + rest_before / 64 + (plan_.onnx_runtime ? kRuntime : 0);
+    const auto inputs = static_cast<size_t>(source_.model().graph().input_size());
+    plan_.predicted_peak_bytes += largest + rest_before / 64 + onnx_calibration_bytes(plan_, inputs);
     return std::move(plan_);
   }
 
@@ -155,10 +155,10 @@ class OnnxPlanner {
     if (!chain) {
       chain = std::make_unique<const AlgorithmChain>(planned.algorithm, request_.settings);
       used_.insert(chain->names().begin(), chain->names().end());
-      if (chain->prepares())
+      if (!chain->trainers().empty())
         throw Error(ErrorKind::kUsage, cat(planned.algorithm,
-                                           " changes what makes a product's inputs, for decoders that nibble knows "
-                                           "alone; gptq and search work on any graph"));
+                                           " follows the gradient of a block, for decoders that nibble knows alone; "
+                                           "awq, smoothquant, gptq and search work on any graph"));
     }
     planned.spec = with_context([&] { return planned.name; }, [&] { return chain->spec_for(*fitted.spec); });
   }
@@ -181,13 +181,14 @@ class OnnxPlanner {
   void choose_calibration() {
     replace_on_tables();
     const bool asked = !request_.calibration.empty() || !request_.ort.empty();
-    bool needed = false, used = false, fixed = false;
+    bool needed = false, used = false, fixed = false, scaled = false;
     for (const PlannedTensor& planned : plan_.tensors) {
       if (planned.role == TensorRole::kEmbedding || planned.action != PlannedTensor::Action::kQuantize) continue;
       fixed |= is_static(planned);
       const AlgorithmChain& chain = *plan_.algorithms.find(planned.algorithm)->second;
       needed |= chain.needs_inputs();
-      used |= chain.input_use() != InputUse::kNone;
+      used |= chain.input_use() != InputUse::kNone || chain.prepares();
+      scaled |= chain.prepares();
       if (chain.wants_float_inputs(*planned.spec))
         throw Error(ErrorKind::kUsage, "gptq.alpha is for decoders that nibble knows: leave it out");
     }
@@ -202,9 +203,13 @@ class OnnxPlanner {
       throw Error(ErrorKind::kUsage,
                   "none of the algorithms used here looks at activations: leave out the calibration options, or choose "
                   "another --algorithm (see --help-algorithms)");
-    if (!needed && !(asked && used)) return;
+    const bool looks = needed || (asked && used);
+    if (!looks && !scaled) return;
     plan_.calibration = request_.calibration.over({});
-    check_onnx_feeds(source_, *plan_.calibration);
+    if (looks)
+      check_onnx_feeds(source_, *plan_.calibration);
+    else
+      plan_.calibration->samples = 0;  // columns are scaled by what the weights show
     plan_.onnx_runtime = request_.ort;
     plan_.stream.bf16 = request_.bf16.value_or(kernels::fast_bf16(kernels::active()) != nullptr);
     plan_.stream.true_sequential = request_.true_sequential;
@@ -251,11 +256,11 @@ std::unique_ptr<Source> open_to_quantize(const std::filesystem::path& path, cons
   if (!std::filesystem::exists(path, failure) || !is_onnx(path) || !stays_onnx(formats)) return Source::open(path);
   const Needs needs = needs_of(request);
   const bool runtime = !request.ort.empty() || names_feeds(request.calibration.from.value_or(""));
-  if (runtime || (!needs.inputs && !needs.prepares)) return open_onnx_graph(path);
+  if (runtime || (!needs.inputs && !needs.trains)) return open_onnx_graph(path);
   try {
     return Source::open(path);
   } catch (const Error& error) {
-    if (needs.prepares || error.kind() != ErrorKind::kUnsupported) throw;
+    if (needs.trains || error.kind() != ErrorKind::kUnsupported) throw;
     return open_onnx_graph(path);
   }
 }

@@ -23,4 +23,7 @@ std::unique_ptr<Source> open_to_quantize(const std::filesystem::path& path, cons
 std::optional<QuantizePlan> make_onnx_plan(const Source& source, const QuantizeRequest& request,
                                            const ExporterEntry* format);
 
+// What running the graph of such a plan takes in memory beside its largest weight; 0 when it does not run.
+size_t onnx_calibration_bytes(const QuantizePlan& plan, size_t graph_inputs);
+
 }  // namespace nibble

@@ -13,6 +13,7 @@
 #include "pipeline/onnx_plan.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/planned_source.h"
+#include "pipeline/presets.h"
 #include "pipeline/rules.h"
 #include "pipeline/statistics.h"
 #include "quant/ggml_blocks.h"
@@ -396,13 +397,25 @@ double QuantizePlan::bits_per_weight() const {
   return parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes_after) / static_cast<double>(parameters);
 }
 
+// Puts SmoothQuant before the algorithm: where it was asked for, or where the scheme comes with it.
+static void add_smoothquant(QuantizeRequest& request) {
+  const bool gguf = request.scheme && find_gguf_scheme(*request.scheme);
+  const auto linears = gguf ? std::nullopt : linear_choice(request, DType::kF32);
+  const bool fixed = linears && linears->activations.mode == ActivationSpec::Mode::kStatic;
+  if (fixed && !request.algorithm && !request.smoothquant && !request.stats && request.scheme)
+    request.smoothquant = find_preset(*request.scheme).smoothquant;
+  if (request.smoothquant) {
+    request.algorithm = cat("smoothquant,", request.algorithm.value_or("rtn"));
+    request.settings["smoothquant"].emplace("alpha", *request.smoothquant);
+  }
+  if (fixed && request.algorithm && request.algorithm->find("smoothquant") != std::string::npos)
+    request.settings["smoothquant"].emplace("act_static", 1);
+}
+
 QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, const ExporterEntry* format) {
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
-  if (request.smoothquant) {
-    complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
-    complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
-  }
+  add_smoothquant(complete);
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   if (!request.ort.empty())
     throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");
@@ -410,6 +423,13 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   plan.accuracy_level = request.accuracy_level;
   plan.tensor_ranges = request.tensor_ranges;
   add_sizes(plan, format);
+  if (source.kind() == "onnx") {
+    size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
+    for (const PlannedTensor& planned : plan.tensors) largest = std::max(largest, planned.source->bytes());
+    // The head is rounded when the blocks are done: it comes instead of what they take. Its codes, too, are mapped.
+    constexpr size_t kRest = size_t{56} << 20;
+    plan.predicted_peak_bytes = std::max(plan.predicted_peak_bytes, kRest + largest + largest / 3);
+  }
   if (format && format->check_model != nullptr) format->check_model(output_model(source, plan, *format));
   if (format && format->keeps_codes && plan.bytes_after > plan.bytes_before)
     plan.warnings.push_back(cat("the output is larger than the source (", format_bytes(plan.bytes_before), " -> ",

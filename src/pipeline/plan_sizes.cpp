@@ -73,7 +73,7 @@ size_t sampling_bytes(const QuantizePlan& plan) {
 }
 
 size_t calibration_bytes(const QuantizePlan& plan) {
-  if (!plan.calibration) return 0;
+  if (!plan.calibration || plan.onnx_runtime) return 0;  // of graphs: onnx_calibration_bytes()
   return plan.calibration->from == "self" && plan.calibration->samples != 0
              ? std::max(stream_bytes(plan), sampling_bytes(plan))
              : stream_bytes(plan);

@@ -1,4 +1,5 @@
 #pragma once
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@ struct Preset {
   std::string name;  // canonical spelling
   QuantSpec spec;    // scale_dtype unset: the plan decides
   ActivationSpec activations;
+  std::optional<double> smoothquant{};  // alpha, where nobody names an algorithm
 };
 
 // Case-insensitive, `_` = `-`. Throws Error(kUsage) listing the presets; for a scheme that needs calibration it names

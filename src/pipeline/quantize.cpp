@@ -9,6 +9,7 @@
 
 #include "core/files.h"
 #include "core/interrupt.h"
+#include "core/mapped_file.h"
 #include "core/text.h"
 #include "core/threads.h"
 #include "core/usage.h"
@@ -202,7 +203,14 @@ class Run {
     const size_t rows = slice.end - slice.begin;
     source.release(slice.begin, slice.end);
     // Pages that two slices share stay behind until the whole tensor is done.
-    if (rows_left_[slice.tensor].fetch_sub(rows) == rows) source.release(0, source.rows());
+    if (rows_left_[slice.tensor].fetch_sub(rows) == rows) {
+      source.release(0, source.rows());
+      const PlannedTensor& planned = plan_.tensors[slice.tensor];
+      if (planned.calibrated && planned.action == Action::kQuantize) {  // its codes are those of a mapped file
+        const PackedMatrix& weight = calibrated_.weights.find(planned.name)->second;
+        release_pages({reinterpret_cast<const std::byte*>(weight.codes), weight.rows * weight.row_stride});
+      }
+    }
     const std::lock_guard lock(mutex_);
     done_ += rows * source.cols();
     progress_.update(done_, total_, plan_.tensors[slice.tensor].name);
@@ -341,9 +349,12 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
   exporters.reserve(formats.size());
   for (const ExporterEntry* format : formats) {
     OutputModel model = output_model(source, plan, *format);
-    for (OutputTensor& tensor : model.tensors)
+    for (OutputTensor& tensor : model.tensors) {
       if (const auto inputs = calibrated.inputs.find(tensor.name); inputs != calibrated.inputs.end())
         tensor.activations = inputs->second;
+      if (const auto factors = calibrated.input_factors.find(tensor.name); factors != calibrated.input_factors.end())
+        tensor.input_factors = factors->second;
+    }
     exporters.push_back(format->make(formats.size() > 1 ? model_path / format->name : model_path,
                                      together || options.force, std::move(model)));
   }

@@ -112,6 +112,13 @@ ActivationSpec::Mode parse_activation_mode(std::string_view text) {
               cat("'", text, "' is no way to quantize activations; known are none, dynamic, static"));
 }
 
+bool parse_dynamic_ranges(std::string_view text) {
+  const std::string name = lower(text);
+  if (name == "token") return false;
+  if (name == "tensor") return true;
+  throw Error(ErrorKind::kUsage, cat("'", text, "'; known are token, tensor"));
+}
+
 double parse_smoothquant(std::string_view text) {
   if (lower(text) == "auto") return -1;
   const auto alpha = parse_number<double>(text);

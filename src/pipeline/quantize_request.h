@@ -85,6 +85,8 @@ DType parse_float_dtype(std::string_view text);
 std::string_view float_dtype_name(DType dtype);
 // "none", "dynamic" or "static".
 ActivationSpec::Mode parse_activation_mode(std::string_view text);
+// "token" or "tensor", which is true.
+bool parse_dynamic_ranges(std::string_view text);
 // "0.5" or "auto", which is -1.
 double parse_smoothquant(std::string_view text);
 // "fp32" or "bf16".

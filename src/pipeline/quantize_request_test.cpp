@@ -147,7 +147,7 @@ TEST(Recipe, EveryKey) {
   const QuantizeRequest request = recipe(R"({
     "scheme": "W4A16", "bits": 3, "group_size": 64, "asym": true, "full-range": false, "grid": "int", "lm-head": 8, "embedding": "4:32",
     "skip": "a", "rule": ["b:bits=8", "c:sym"], "algorithm": "search", "set": {"search.grid": 40}, "dtype": "fp16", "no_fallback": true,
-    "calib": "a.txt", "samples": 32, "seqlen": 64, "seed": 7, "calib-bos": "auto",
+    "calib": "a.txt", "samples": 32, "seqlen": 64, "seed": 7, "calib-bos": "auto", "dynamic-ranges": "tensor", "accuracy_level": 4, "ort": "lib",
     "quantize": {"linear:int8": {"groupsize": 0}}})");
   EXPECT_EQ(request.scheme, "W4A16");
   EXPECT_EQ(request.change.bits, 3);  // beside a dictionary, single keys win
@@ -164,6 +164,10 @@ TEST(Recipe, EveryKey) {
   EXPECT_EQ(request.dtype, DType::kF16);
   EXPECT_FALSE(request.allow_fallback);
   EXPECT_EQ(request.calibration, (CalibrationChange{"a.txt", 32, 64, 7, BosChoice::kAuto}));
+  EXPECT_TRUE(request.tensor_ranges);
+  EXPECT_EQ(request.accuracy_level, 4);
+  EXPECT_EQ(request.ort, "lib");
+  EXPECT_FALSE(recipe(R"({"dynamic-ranges": "token"})").tensor_ranges);
   EXPECT_EQ(recipe(R"({"granularity": "tensor"})").change.per_tensor, true);
   EXPECT_EQ(recipe(R"({"granularity": "channel"})").change.group, QuantSpec::kWholeRow);
 }
@@ -171,10 +175,10 @@ TEST(Recipe, EveryKey) {
 TEST(Recipe, RefusesUnknownKeysAndWrongTypesByName) {
   EXPECT_THAT(error_text([] { recipe(R"({"shceme": "W4A16"})"); }), HasSubstr("unknown key 'shceme'"));
   EXPECT_THAT(error_text([] { recipe(R"({"granularity": "tensor", "group-size": 32})"); }), HasSubstr("granularity"));
-  for (const char* text :
-       {"[]", "3", R"({"bits": "4"})", R"({"bits": 9})", R"({"bits": 4.5})", R"({"group-size": -2})", R"({"sym": 1})",
-        R"({"skip": [1.5]})", R"({"rule": "x"})", R"({"set": {"rtn.clip": "x"}})", R"({"dtype": "q4"})",
-        R"({"samples": -1})", R"({"calib-bos": "maybe"})", R"({"scheme": null})"})
+  for (const char* text : {"[]", "3", R"({"bits": "4"})", R"({"bits": 9})", R"({"bits": 4.5})", R"({"group-size": -2})",
+                           R"({"sym": 1})", R"({"skip": [1.5]})", R"({"rule": "x"})", R"({"set": {"rtn.clip": "x"}})",
+                           R"({"dtype": "q4"})", R"({"samples": -1})", R"({"calib-bos": "maybe"})",
+                           R"({"dynamic-ranges": "row"})", R"({"accuracy-level": 5})", R"({"scheme": null})"})
     EXPECT_NE(error_text([&] { recipe(text); }), "") << text;
 }
 

@@ -85,6 +85,14 @@ const std::map<std::string, Apply, std::less<>>& keys() {
          r.change.act_bits = static_cast<int>(bits);
        }},
       {"act-observer", [](const Json& v, QuantizeRequest& r) { r.observer = parse_observer(text_of(v)); }},
+      {"dynamic-ranges", [](const Json& v, QuantizeRequest& r) { r.tensor_ranges = parse_dynamic_ranges(text_of(v)); }},
+      {"accuracy-level",
+       [](const Json& v, QuantizeRequest& r) {
+         const long long level = integer_of(v);
+         if (level < 0 || level > 4) throw Error(ErrorKind::kUsage, cat("level ", level, "; expected 0 to 4"));
+         r.accuracy_level = static_cast<int>(level);
+       }},
+      {"ort", [](const Json& v, QuantizeRequest& r) { r.ort = text_of(v); }},
       {"algorithm", [](const Json& v, QuantizeRequest& r) { r.algorithm = text_of(v); }},
       {"set", apply_settings},
       {"calib", [](const Json& v, QuantizeRequest& r) { r.calibration.from = text_of(v); }},
