@@ -33,7 +33,7 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer, dynamic_ranges;
+  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer, kv_cache_scheme, dynamic_ranges;
   CalibrationChange calibration;
   std::optional<int> bits, act_bits;
   bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
@@ -75,6 +75,8 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.act.empty()) flag("--act", [&] { request.change.act = parse_activation_mode(o.act); });
   if (o.act_bits) request.change.act_bits = o.act_bits;
   if (!o.act_observer.empty()) flag("--act-observer", [&] { request.observer = parse_observer(o.act_observer); });
+  if (!o.kv_cache_scheme.empty())
+    flag("--kv-cache-scheme", [&] { request.fp8_cache = parse_cache_scheme(o.kv_cache_scheme); });
   if (!o.grid.empty()) flag("--grid", [&] { request.change.grid = parse_grid(o.grid); });
   if (!o.lm_head.empty()) flag("--lm-head", [&] { request.lm_head = parse_table(o.lm_head); });
   if (!o.embedding.empty()) flag("--embedding", [&] { request.embedding = parse_table(o.embedding); });
@@ -193,6 +195,11 @@ void add_quantize(CLI::App& app) {
   verb.add_option("--act-bits", o->act_bits, "bits of quantized inputs, 2 to 8 (default 8)")
       ->check(CLI::Range(2, 8))
       ->type_name("N")
+      ->group(what);
+  verb.add_option("--kv-cache-scheme", o->kv_cache_scheme,
+                  "hf: fp8 writes scales for keys and values, found by calibration, for engines that keep them in E4M3 "
+                  "(default none)")
+      ->type_name("NAME")
       ->group(what);
   verb.add_option("--lm-head", o->lm_head, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
   verb.add_option("--embedding", o->embedding, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);

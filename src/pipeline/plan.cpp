@@ -243,7 +243,7 @@ class Planner {
     if (inputs_needed)
       throw Error(
           ErrorKind::kUsage,
-          "--stats holds mean squares, but an algorithm or --act static needs more of a linear's inputs; use --calib");
+          "--stats holds mean squares, but an algorithm, --act static or --kv-cache-scheme needs more; use --calib");
     with_context([] { return "--stats"; },
                  [&] { plan_.importance = importance_of(read_imatrix(*request_.stats), source_); });
     size_t without = 0, used = 0;
@@ -272,6 +272,15 @@ class Planner {
     }
   }
 
+  std::vector<std::string> attentions() const {
+    std::vector<std::string> modules;
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      const std::string key = tensor_name(config_.architecture->find(Slot::kKey)->hf, layer, false);
+      modules.push_back(key.substr(0, key.rfind('.', key.size() - kWeight.size() - 1)));
+    }
+    return modules;
+  }
+
   void choose_calibration() {
     drop_unseen_ranges();
     const bool asked = !request_.calibration.empty();
@@ -285,7 +294,8 @@ class Planner {
       both |= own.wants_float_inputs(*planned.spec);
       fixed |= planned.activations.mode == ActivationSpec::Mode::kStatic;
     }
-    needed |= fixed;
+    needed |= fixed || request_.fp8_cache;
+    if (request_.fp8_cache) plan_.cached = attentions();
     if (request_.observer && !fixed)
       throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
     if (both && !request_.true_sequential)
@@ -403,6 +413,7 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
     complete.algorithm = cat("smoothquant,", complete.algorithm.value_or("rtn"));
     complete.settings["smoothquant"].emplace("alpha", *request.smoothquant);
   }
+  if (request.fp8_cache && format) check_cache_scales(*format);
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   if (!request.ort.empty())
     throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");

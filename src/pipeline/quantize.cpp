@@ -344,6 +344,7 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
     for (OutputTensor& tensor : model.tensors)
       if (const auto inputs = calibrated.inputs.find(tensor.name); inputs != calibrated.inputs.end())
         tensor.activations = inputs->second;
+    for (const auto& [name, scale] : calibrated.cache_scales) model.cache_scales[name] = scale;
     exporters.push_back(format->make(formats.size() > 1 ? model_path / format->name : model_path,
                                      together || options.force, std::move(model)));
   }

@@ -71,6 +71,7 @@ struct QuantizeRequest {
   bool last_matmul = true;     // formats that quantize the head like the linears (ONNX) do so
   int accuracy_level = 0;      // see OutputModel
   bool tensor_ranges = false;  // see OutputModel
+  bool fp8_cache = false;      // the output has scales for keys and values in E4M3
   bool allow_fallback = true;  // a preset's group may shrink until it divides the row
 };
 
@@ -87,6 +88,8 @@ std::string_view float_dtype_name(DType dtype);
 ActivationSpec::Mode parse_activation_mode(std::string_view text);
 // "0.5" or "auto", which is -1.
 double parse_smoothquant(std::string_view text);
+// "none" or "fp8", which is true.
+bool parse_cache_scheme(std::string_view text);
 // "fp32" or "bf16".
 bool parse_calibration_compute(std::string_view text);
 // "rtn.clip=0.9", into request.settings.

@@ -85,6 +85,7 @@ const std::map<std::string, Apply, std::less<>>& keys() {
          r.change.act_bits = static_cast<int>(bits);
        }},
       {"act-observer", [](const Json& v, QuantizeRequest& r) { r.observer = parse_observer(text_of(v)); }},
+      {"kv-cache-scheme", [](const Json& v, QuantizeRequest& r) { r.fp8_cache = parse_cache_scheme(text_of(v)); }},
       {"algorithm", [](const Json& v, QuantizeRequest& r) { r.algorithm = text_of(v); }},
       {"set", apply_settings},
       {"calib", [](const Json& v, QuantizeRequest& r) { r.calibration.from = text_of(v); }},
