@@ -184,6 +184,17 @@ TEST_F(CacheScales, AreStoredAsTheModel) {
   EXPECT_EQ(tensors("out").at("model.layers.0.self_attn.k_scale").view.dtype, DType::kBF16);
 }
 
+TEST_F(CacheScales, ConvertLeavesThemOut) {
+  open("llama");
+  run("out");
+  const auto written = Source::open(folder_ / "out");
+  const QuantizePlan plan = make_convert_plan(*written, {}, find_exporter("hf"));
+  EXPECT_THAT(plan.warnings, Contains(HasSubstr("kv_cache_scheme is left out")));
+  run_plan(*written, plan, parse_formats("hf"), folder_ / "again");
+  EXPECT_EQ(tensors("again").size(), tensors("out").size() - 4);
+  EXPECT_TRUE(read_json_file(folder_ / "again/config.json")["quantization_config"]["kv_cache_scheme"].is_null());
+}
+
 TEST_F(CacheScales, AreRefusedWhereTheyHaveNoPlace) {
   open("llama");
   for (const char* format : {"gguf", "gptq", "fake", "hf,fake"})
