@@ -119,6 +119,7 @@ class CacheScalesOf : public CacheScales, public testing::WithParamInterface<con
 
 TEST_P(CacheScalesOf, SpanWhatTheWrittenModelCaches) {
   open(GetParam());
+  request_.algorithm = "awq,gptq";  // moves factors into v_proj
   const QuantizePlan plan = run("out");
   EXPECT_EQ(bytes_, plan.bytes_after);
   const auto written = Source::open(folder_ / "out");
@@ -203,6 +204,9 @@ TEST_F(CacheScales, AreRefusedWhereTheyHaveNoPlace) {
         << format;
   EXPECT_FALSE(std::filesystem::exists(folder_ / "no"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "no.partial"));
+  request_.stats = "imatrix.gguf";
+  request_.calibration = {};
+  EXPECT_THAT(error_text([&] { run("no"); }), HasSubstr("keys and values"));
   EXPECT_THAT(error_text([&] {
                 apply_recipe({{"kv-cache-scheme", "int4"}}, request_);
               }),

@@ -240,10 +240,13 @@ class Planner {
   void use_statistics(bool inputs_needed, bool calibration_asked) {
     if (calibration_asked)
       throw Error(ErrorKind::kUsage, "--stats takes the place of calibration; leave out the calibration options");
+    if (request_.fp8_cache)
+      throw Error(ErrorKind::kUsage,
+                  "--stats says nothing of keys and values, which --kv-cache-scheme needs; use --calib");
     if (inputs_needed)
       throw Error(
           ErrorKind::kUsage,
-          "--stats holds mean squares, but an algorithm, --act static or --kv-cache-scheme needs more; use --calib");
+          "--stats holds mean squares, but an algorithm or --act static needs more of a linear's inputs; use --calib");
     with_context([] { return "--stats"; },
                  [&] { plan_.importance = importance_of(read_imatrix(*request_.stats), source_); });
     size_t without = 0, used = 0;
