@@ -106,6 +106,8 @@ class Quantize(Case):
     def test_usage_errors(self):
         for arguments, word in ((["--scheme", "W9"], "W4A16"), ([], "nothing to quantize"), (["--bits", "9"], "--bits"), (["--group-size", "x", "--bits", "4"], "--group-size"),
                                 (["--scheme", "W4A16", "--act-observer", "minmax"], "add --act static"), (["--scheme", "W4A16", "--format", "x"], "known are"),
+                                (["--scheme", "W4A16", "--kv-cache-scheme", "int4"], "none, fp8"), (["--scheme", "W4A16", "--kv-cache-scheme", "fp8", "--format", "awq"], "--format hf"),
+                                (["--format", "gguf:Q4_0", "--kv-cache-scheme", "fp8"], "--format hf"),
                                 (["--scheme", "W4A16", "--algorithm", "magic"], "rtn"), (["--scheme", "W4A16", "--set", "rtn.x=1"], "rtn"),
                                 (["--scheme", "W4A16", "--rule", "x"], "REGEX"), (["--scheme", "W4A16", "--skip", "("], "--skip"),
                                 (["--scheme", "W4A16", "--no-fallback"], "--group-size 32"), (["--scheme", "W4A16", "--fail-if", "ppl"], "--fail-if"),

@@ -33,11 +33,12 @@ struct Options {
   std::string model, out;
   std::string recipe, quant, effort, scheme, group_size, granularity, grid, lm_head, embedding, algorithm, dtype,
       format = "hf";
-  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer, dynamic_ranges;
+  std::string calib_bos, stats, ort, compute, memory, smoothquant, act, act_observer, kv_cache_scheme, dynamic_ranges;
   CalibrationChange calibration;
   std::optional<int> bits, act_bits;
-  bool sym = false, asym = false, full_range = false, force = false, resume = false, no_true_sequential = false,
-       no_fallback = false, no_last_matmul = false, dry_run = false;
+  bool sym = false, asym = false, full_range = false, force = false, resume = false, no_fallback = false,
+       no_last_matmul = false, dry_run = false;
+  std::optional<bool> true_sequential;
   std::optional<int> accuracy_level;
   std::vector<std::string> skip, rules, settings, gates;
 };
@@ -75,6 +76,8 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.act.empty()) flag("--act", [&] { request.change.act = parse_activation_mode(o.act); });
   if (o.act_bits) request.change.act_bits = o.act_bits;
   if (!o.act_observer.empty()) flag("--act-observer", [&] { request.observer = parse_observer(o.act_observer); });
+  if (!o.kv_cache_scheme.empty())
+    flag("--kv-cache-scheme", [&] { request.fp8_cache = parse_cache_scheme(o.kv_cache_scheme); });
   if (!o.grid.empty()) flag("--grid", [&] { request.change.grid = parse_grid(o.grid); });
   if (!o.lm_head.empty()) flag("--lm-head", [&] { request.lm_head = parse_table(o.lm_head); });
   if (!o.embedding.empty()) flag("--embedding", [&] { request.embedding = parse_table(o.embedding); });
@@ -89,7 +92,7 @@ QuantizeRequest request_of(const Options& o) {
   if (!o.stats.empty()) request.stats = o.stats;
   if (!o.ort.empty()) request.ort = o.ort;
   if (!o.compute.empty()) flag("--compute", [&] { request.bf16 = parse_calibration_compute(o.compute); });
-  if (o.no_true_sequential) request.true_sequential = false;
+  if (o.true_sequential) request.true_sequential = o.true_sequential;
   if (!o.memory.empty()) flag("--memory", [&] { request.memory = parse_bytes(o.memory); });
   if (!o.calib_bos.empty()) flag("--calib-bos", [&] { request.calibration.bos = parse_bos_choice(o.calib_bos); });
   if (!o.dtype.empty()) flag("--dtype", [&] { request.dtype = parse_float_dtype(o.dtype); });
@@ -194,6 +197,11 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::Range(2, 8))
       ->type_name("N")
       ->group(what);
+  verb.add_option("--kv-cache-scheme", o->kv_cache_scheme,
+                  "hf: fp8 writes scales for keys and values, found by calibration, for engines that keep them in E4M3 "
+                  "(default none)")
+      ->type_name("NAME")
+      ->group(what);
   verb.add_option("--lm-head", o->lm_head, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
   verb.add_option("--embedding", o->embedding, "keep (default), or BITS[:GROUP]")->type_name("SPEC")->group(what);
   verb.add_option("--skip", o->skip, "leave modules alone whose name starts with a match; repeatable")
@@ -267,8 +275,9 @@ void add_quantize(CLI::App& app) {
                   "instructions for it)")
       ->type_name("NAME")
       ->group(calibration);
-  verb.add_flag("--no-true-sequential", o->no_true_sequential,
-                "take a layer's inputs from the block's float weights instead of its layers quantized so far")
+  verb.add_flag("--true-sequential,!--no-true-sequential", o->true_sequential,
+                "a layer's inputs come from the block's layers quantized so far, or from its float weights (default: "
+                "the former, with 2 bits or fewer the latter)")
       ->group(calibration);
   verb.add_option("--act-observer", o->act_observer,
                   "range of static inputs: minmax (default), percentile[:P] (P % of the values, default 99.99), or "

@@ -35,6 +35,8 @@ class EncodedFolder final : public Exporter {
     std::function<Encoding(const OutputTensor&)> encode;  // of quantized tensors
     // Adds quantization_config to the source's configuration; returns more files, name and contents.
     std::function<std::map<std::string, std::string>(const OutputModel&, OrderedJson& config)> describe;
+    // Tensors besides the model's own: small ones, known from the start.
+    std::vector<std::pair<SafeTensorSlot, std::vector<std::byte>>> constants{};
   };
 
   EncodedFolder(const std::filesystem::path& out, bool force, OutputModel model, Contents contents)
@@ -63,6 +65,8 @@ class EncodedFolder final : public Exporter {
   void finish() override {
     OrderedJson config = updated_config(model_.source.config(), model_.dtype, model_.tied_embeddings);
     const std::map<std::string, std::string> more = contents_.describe(model_, config);
+    for (size_t i = 0; i < contents_.constants.size(); ++i)
+      folder_.write(first_constant_ + i, 0, contents_.constants[i].second);
     folder_.finish(config, model_.source, more);
   }
 
@@ -92,12 +96,15 @@ class EncodedFolder final : public Exporter {
       tensors_[i].make = std::move(encoding.make);
       for (SafeTensorSlot& slot : encoding.slots) slots.push_back(std::move(slot));
     }
+    first_constant_ = slots.size();
+    for (const auto& constant : contents_.constants) slots.push_back(constant.first);
     return slots;
   }
 
   OutputModel model_;
   Contents contents_;
   std::vector<State> tensors_;
+  size_t first_constant_ = 0;  // its slot
   HfFolder folder_;
 };
 

@@ -28,9 +28,17 @@ const ExporterEntry& find_exporter(std::string_view name) {
   throw Error(ErrorKind::kUsage, cat("unknown format '", name, "'; known are ", known));
 }
 
+void check_cache_scales(const ExporterEntry& format) {
+  if (!format.cache_scales)
+    throw Error(ErrorKind::kUsage, cat("format ", format.name,
+                                       " has no place for scales of keys and values: leave out --kv-cache-scheme, or "
+                                       "use --format hf"));
+}
+
 void check_output(const ExporterEntry& format, const OutputModel& model) {
   for (const OutputTensor& tensor : model.tensors) format.check(tensor);
   if (format.check_model != nullptr) format.check_model(model);
+  if (!model.cache_scales.empty()) check_cache_scales(format);
 }
 
 }  // namespace nibble

@@ -1,5 +1,6 @@
 #pragma once
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -42,6 +43,9 @@ struct OutputModel {
   std::string scheme{};        // what was asked for, where that has a name: "Q4_K_M"
   int accuracy_level = 0;      // of ONNX's MatMulNBits: how its inputs may be rounded; 0 = not at all
   bool tensor_ranges = false;  // ONNX: dynamic inputs have one range for all tokens of a run, not one for each
+  // Scales of E4M3 keys and values by tensor name, "model.layers.0.self_attn.k_scale" and "...v_scale", stored in
+  // `dtype`. Empty: the cache is the engine's business.
+  std::map<std::string, float> cache_scales{};
 };
 
 // Writes one model in one file format while it is being made. Nothing appears at the destination before finish().
@@ -78,9 +82,12 @@ struct ExporterEntry {
   // What the user may not expect of how a tensor is stored, or "". May be null.
   std::string (*note)(const OutputTensor& tensor) = nullptr;
   bool asymmetric_inputs = false;  // static ranges of inputs get a zero point
+  bool cache_scales = false;       // it has a place for OutputModel::cache_scales
 };
 
-// check() of every tensor, then check_model().
+// Throws Error(kUsage) when the format has no place for scales of keys and values.
+void check_cache_scales(const ExporterEntry& format);
+// check() of every tensor, then check_model(), and check_cache_scales() where there are some.
 void check_output(const ExporterEntry& format, const OutputModel& model);
 
 std::span<const ExporterEntry> exporters();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "export/encoded_folder.h"
+#include "export/float_bytes.h"
 #include "quant/compressed_config.h"
 #include "quant/compressed_tensors.h"
 
@@ -44,6 +45,7 @@ bool same_group(const CompressedGroup& group, const OutputTensor& tensor) {
 
 CompressedConfig describe_groups(const OutputModel& model) {
   CompressedConfig config;
+  config.kv_cache = !model.cache_scales.empty();
   std::vector<size_t> linears;  // in each group: those that the class "Linear" stands for
   for (const OutputTensor& tensor : model.tensors) {
     const std::string module = tensor.name.ends_with(kWeightSuffix) ? module_of(tensor.name) : "";
@@ -104,14 +106,24 @@ std::unique_ptr<Exporter> make(const std::filesystem::path& out, bool force, Out
     if (!groups.groups.empty()) config["quantization_config"] = to_json(groups);
     return std::map<std::string, std::string>{};
   };
-  return std::make_unique<EncodedFolder<CompressedEncoder>>(
-      out, force, std::move(model), EncodedFolder<CompressedEncoder>::Contents{encode, describe});
+  EncodedFolder<CompressedEncoder>::Contents contents{encode, describe};
+  for (const auto& [name, scale] : model.cache_scales)
+    contents.constants.push_back({{name, model.dtype, {1}}, float_bytes({&scale, 1}, model.dtype)});
+  return std::make_unique<EncodedFolder<CompressedEncoder>>(out, force, std::move(model), std::move(contents));
 }
 
 }  // namespace
 
 extern const ExporterEntry exporter_hf;
 const ExporterEntry exporter_hf = {
-    "hf", "Hugging Face folder, compressed-tensors schema (default)", true, true, check, stored_bytes, make};
+    .name = "hf",
+    .summary = "Hugging Face folder, compressed-tensors schema (default)",
+    .folder = true,
+    .keeps_codes = true,
+    .check = check,
+    .stored_bytes = stored_bytes,
+    .make = make,
+    .cache_scales = true,
+};
 
 }  // namespace nibble

@@ -87,6 +87,8 @@ class DecoderBlock final : public Block {
     }
   }
 
+  void watch_cache(CacheSink sink) override { cache_sink_ = std::move(sink); }
+
   void replace(size_t stage, size_t linear, WeightMatrix weight) override {
     linears_[stage][linear]->weight = std::move(weight);
   }
@@ -147,6 +149,7 @@ class DecoderBlock final : public Block {
     SlabCache& cache = fresh_cache(count);
     place_heads(config_, layer_, space_.cosines.data(), space_.sines.data(), query, key, value,
                 [&](size_t t, size_t h, float* k, float* v) { cache.store(0, h, t, k, v); });
+    if (cache_sink_) cache_sink_(key, value);  // an f32 cache leaves the rows as they are
     attend(cache, {0, config_.heads, 0, config_.window[index_], config_.attention_scale}, query, space_.attention,
            attended);
   }
@@ -184,6 +187,7 @@ class DecoderBlock final : public Block {
   DecoderLayer layer_;
   std::vector<std::vector<Linear*>> linears_;  // by stage
   std::vector<BlockStage> stages_;
+  CacheSink cache_sink_;
 };
 
 // The last norm and an lm_head of its own.

@@ -10,6 +10,7 @@
 #include "pipeline/stage_rounding.h"
 #include "pipeline/stage_runner.h"
 #include "quant/activation_observer.h"
+#include "quant/compressed_config.h"
 #include "quant/input_collector.h"
 #include "quant/token_store.h"
 
@@ -104,6 +105,7 @@ class Stream {
       tensors.vectors.merge(block.vectors);
       tensors.measures.merge(block.measures);
       tensors.inputs.merge(block.inputs);
+      tensors.cache_scales.merge(block.cache_scales);
     }
     return tensors;
   }
@@ -114,15 +116,15 @@ class Stream {
     fs::remove(file, ignored);
   }
 
-  // Blocks behind the last one with something to quantize need not run.
+  // Blocks behind the last one with something to quantize need not run, unless their keys and values are looked at.
   size_t count_blocks() {
-    for (size_t b = blocks_->blocks(); b > 0; --b) {
+    for (size_t b = blocks_->blocks(); b > plan_.cached.size(); --b) {
       const auto block = blocks_->load(b - 1);
       if (std::any_of(block->stages().begin(), block->stages().end(),
                       [&](const BlockStage& stage) { return rounds(stage, plan_); }))
         return b;
     }
-    return 0;
+    return plan_.cached.size();
   }
 
   void embed() {
@@ -223,6 +225,13 @@ class Stream {
     const std::vector<BlockStage>& stages = block.stages();
     const std::unique_ptr<Block> other = both_ ? blocks_->load(index_) : nullptr;
     const std::unique_ptr<BlockRun> float_run = other ? open_run(*other, float_file) : nullptr;
+    ActivationObserver keys({}), values({});
+    const bool cached = index_ < plan_.cached.size();
+    if (cached)
+      block.watch_cache([&](MatrixView<const float> k, MatrixView<const float> v) {
+        keys.add(k);
+        values.add(v);
+      });
     for (size_t s = 0; s < stages.size(); ++s) {
       std::optional<InputCollector> collector;
       if (options_.true_sequential) collector.emplace(stages[s].cols, wants_gram(stages[s], plan_), options_.bf16);
@@ -249,6 +258,10 @@ class Stream {
       block.release();  // what is still to come is read again
     }
     run_documents(stages.size(), run, float_run.get(), nullptr, nullptr, {});
+    if (!cached) return;
+    block.watch_cache({});
+    finished.cache_scales[plan_.cached[index_] + ".k_scale"] = keys.chosen(cache_scheme(), plan_.dtype).scale;
+    finished.cache_scales[plan_.cached[index_] + ".v_scale"] = values.chosen(cache_scheme(), plan_.dtype).scale;
   }
 
   // All documents to the inputs of stage s. `factors`: what its columns were divided by, empty for nothing: the float

@@ -19,6 +19,7 @@ struct CalibratedTensors {
   std::map<std::string, LayerMeasure, std::less<>> measures;
   std::map<std::string, ActivationSpec, std::less<>> inputs;             // static ones, by tensor name of the linear
   std::map<std::string, std::vector<float>, std::less<>> input_factors;  // see OutputTensor; by tensor name
+  std::map<std::string, float> cache_scales;                             // see OutputModel
 };
 
 // Quantizes the linears of the blocks one block at a time: run the calibration tokens, collect what the algorithms ask

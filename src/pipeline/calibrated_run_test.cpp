@@ -213,6 +213,22 @@ TEST_F(CalibratedRun, InputsMayComeFromFloatWeights) {
   EXPECT_NE(bytes("sequential"), bytes("float"));
 }
 
+// True-sequential unless said otherwise, or linears get two bits.
+TEST_F(CalibratedRun, FewBitsTakeTheirInputsFromFloatWeights) {
+  for (const int bits : {3, 2}) {
+    request_.change.bits = bits;
+    const std::string usual = cat("usual", bits), same = cat("same", bits), other = cat("other", bits);
+    request_.true_sequential = {};
+    run(usual, "gptq");
+    request_.true_sequential = bits > 2;
+    run(same, "gptq");
+    EXPECT_EQ(bytes(usual), bytes(same));
+    request_.true_sequential = bits <= 2;
+    run(other, "gptq");
+    EXPECT_NE(bytes(usual), bytes(other));
+  }
+}
+
 // Only the weights matter: no text, no sampling.
 TEST_F(CalibratedRun, SinqNeedsNoTokens) {
   const std::vector<TokenId> tokens = random_documents(1, 12, 9).front();

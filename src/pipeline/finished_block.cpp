@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* kMeasures = "measures";
 constexpr const char* kInputs = "inputs";
+constexpr const char* kCacheScales = "cache_scales";
 
 OrderedJson to_json(const LayerMeasure& measure) {
   return {{"signal", measure.signal},
@@ -60,7 +61,9 @@ void save_block(const FinishedBlock& block, const std::filesystem::path& path) {
   for (const auto& [name, input] : block.inputs) inputs[name] = {input.scale, input.zero};
   std::filesystem::path unfinished = path;
   unfinished += ".unfinished";
-  SafeTensorsWriter writer(unfinished, std::move(slots), {{kMeasures, measures.dump()}, {kInputs, inputs.dump()}});
+  SafeTensorsWriter writer(
+      unfinished, std::move(slots),
+      {{kMeasures, measures.dump()}, {kInputs, inputs.dump()}, {kCacheScales, OrderedJson(block.cache_scales).dump()}});
   for (size_t i = 0; i < contents.size(); ++i) writer.write(i, 0, contents[i]);
   writer.finish();
   std::error_code failed;
@@ -85,6 +88,11 @@ FinishedBlock load_block(const std::filesystem::path& path, const QuantizePlan& 
       spec.scale = input[0].get<float>();
       spec.zero = input[1].get<int>();
     }
+  }
+  if (const auto found = file.metadata.find(kCacheScales); found != file.metadata.end()) {
+    const Json scales = parse_json(found->second, path.string());
+    for (const auto& [name, scale] : scales.items())
+      block.cache_scales[name] = static_cast<float>(get_number(scales, name));
   }
   for (const SafeTensor& tensor : file.tensors) {
     const size_t colon = tensor.name.rfind(':');

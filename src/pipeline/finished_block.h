@@ -24,6 +24,7 @@ struct FinishedBlock {
   std::map<std::string, std::vector<float>, std::less<>> vectors;  // norms and biases that took factors
   std::map<std::string, LayerMeasure, std::less<>> measures;       // by tensor name
   std::map<std::string, ActivationSpec, std::less<>> inputs;       // static ones, by tensor name of the linear
+  std::map<std::string, float> cache_scales;                       // see OutputModel
 };
 
 // `path` appears whole or not at all. Throws Error(kIo).

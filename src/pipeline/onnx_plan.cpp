@@ -212,7 +212,7 @@ class OnnxPlanner {
       plan_.calibration->samples = 0;  // columns are scaled by what the weights show
     plan_.onnx_runtime = request_.ort;
     plan_.stream.bf16 = request_.bf16.value_or(kernels::fast_bf16(kernels::active()) != nullptr);
-    plan_.stream.true_sequential = request_.true_sequential;
+    plan_.stream.true_sequential = request_.true_sequential.value_or(true);
     plan_.stream.observer = request_.observer.value_or(ObserverOptions{});
     if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
     for (PlannedTensor& planned : plan_.tensors)

@@ -22,6 +22,8 @@ namespace nibble {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
+// Up to here what rounding does to a block's inner activations misleads more than it teaches (docs/accuracy.md).
+constexpr int kCoarseBits = 2;
 
 bool from_gguf(const Source& source) { return source.kind().starts_with("gguf"); }
 
@@ -241,6 +243,9 @@ class Planner {
   void use_statistics(bool inputs_needed, bool calibration_asked) {
     if (calibration_asked)
       throw Error(ErrorKind::kUsage, "--stats takes the place of calibration; leave out the calibration options");
+    if (request_.fp8_cache)
+      throw Error(ErrorKind::kUsage,
+                  "--stats says nothing of keys and values, which --kv-cache-scheme needs; use --calib");
     if (inputs_needed)
       throw Error(
           ErrorKind::kUsage,
@@ -273,10 +278,19 @@ class Planner {
     }
   }
 
+  std::vector<std::string> attentions() const {
+    std::vector<std::string> modules;
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      const std::string key = tensor_name(config_.architecture->find(Slot::kKey)->hf, layer, false);
+      modules.push_back(key.substr(0, key.rfind('.', key.size() - kWeight.size() - 1)));
+    }
+    return modules;
+  }
+
   void choose_calibration() {
     drop_unseen_ranges();
     const bool asked = !request_.calibration.empty();
-    bool needed = false, used = false, prepares = false, both = false, fixed = false;
+    bool needed = false, used = false, prepares = false, both = false, fixed = false, coarse = false;
     for (const PlannedTensor& planned : plan_.tensors) {
       if (!in_stream(planned)) continue;
       const AlgorithmChain& own = chain(planned.algorithm);
@@ -285,11 +299,13 @@ class Planner {
       prepares |= own.prepares();
       both |= own.wants_float_inputs(*planned.spec);
       fixed |= planned.activations.mode == ActivationSpec::Mode::kStatic;
+      coarse |= planned.spec->bits <= kCoarseBits;
     }
-    needed |= fixed;
+    needed |= fixed || request_.fp8_cache;
+    if (request_.fp8_cache) plan_.cached = attentions();
     if (request_.observer && !fixed)
       throw Error(ErrorKind::kUsage, "--act-observer chooses ranges of static activations: add --act static");
-    if (both && !request_.true_sequential)
+    if (both && request_.true_sequential == false)
       throw Error(ErrorKind::kUsage,
                   "gptq.alpha compares the float model's inputs with those behind quantized linears: leave out "
                   "--no-true-sequential");
@@ -305,7 +321,7 @@ class Planner {
     if (streamed) plan_.calibration = request_.calibration.over({});
     if (streamed && !calibrated) plan_.calibration->samples = 0;
     plan_.stream.bf16 = request_.bf16.value_or(kernels::fast_bf16(kernels::active()) != nullptr);
-    plan_.stream.true_sequential = request_.true_sequential;
+    plan_.stream.true_sequential = request_.true_sequential.value_or(both || !coarse);
     plan_.stream.observer = request_.observer.value_or(ObserverOptions{});
     if (request_.memory) plan_.stream.activation_bytes = *request_.memory;
     for (PlannedTensor& planned : plan_.tensors) {
@@ -416,6 +432,7 @@ QuantizePlan make_plan(const Source& source, const QuantizeRequest& request, con
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
   add_smoothquant(complete);
+  if (request.fp8_cache && format) check_cache_scales(*format);
   if (auto plan = make_onnx_plan(source, complete, format)) return std::move(*plan);
   if (!request.ort.empty())
     throw Error(ErrorKind::kUsage, "--ort: ONNX Runtime runs ONNX models that stay such (--format onnx, onnx-qdq)");

@@ -57,6 +57,9 @@ struct QuantizePlan {
   std::string scheme;  // a preset's or a GGUF type's name, or empty
   // Mean squares of inputs from a file of statistics, by tensor; for tensors that are not calibrated.
   std::map<std::string, InputFactor, std::less<>> importance;
+  // The attention of each layer ("model.layers.0.self_attn") when the output says how keys and values are cached:
+  // calibration finds their scales. Otherwise empty.
+  std::vector<std::string> cached;
   std::vector<std::string> warnings;  // what the user may not expect: fallbacks, patterns without a match, requantizing
   size_t parameters = 0;              // of the output, a tied matrix counted once
   size_t bytes_before = 0;

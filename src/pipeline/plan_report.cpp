@@ -90,15 +90,17 @@ OrderedJson to_json(const QuantizePlan& plan) {
     tensor["bpw"] = bits_of(planned);
     tensors.push_back(std::move(tensor));
   }
-  return {{"dtype", float_dtype_name(plan.dtype)},
-          {"tied_embeddings", plan.tied_embeddings},
-          {"parameters", plan.parameters},
-          {"bytes_before", plan.bytes_before},
-          {"bytes_after", plan.bytes_after},
-          {"bpw", plan.bits_per_weight()},
-          {"predicted_peak_bytes", plan.predicted_peak_bytes},
-          {"warnings", plan.warnings},
-          {"tensors", std::move(tensors)}};
+  OrderedJson json = {{"dtype", float_dtype_name(plan.dtype)},
+                      {"tied_embeddings", plan.tied_embeddings},
+                      {"parameters", plan.parameters},
+                      {"bytes_before", plan.bytes_before},
+                      {"bytes_after", plan.bytes_after},
+                      {"bpw", plan.bits_per_weight()},
+                      {"predicted_peak_bytes", plan.predicted_peak_bytes},
+                      {"warnings", plan.warnings},
+                      {"tensors", std::move(tensors)}};
+  if (!plan.cached.empty()) json["kv_cache_scheme"] = "fp8";
+  return json;
 }
 
 std::string plan_table(const QuantizePlan& plan) {

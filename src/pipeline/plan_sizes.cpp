@@ -104,6 +104,8 @@ OutputModel output_model(const Source& source, const QuantizePlan& plan, const E
   OutputModel model{source,         {},          plan.dtype,          plan.tied_embeddings,
                     plan.embedding, plan.scheme, plan.accuracy_level, plan.tensor_ranges};
   for (const PlannedTensor& planned : plan.tensors) model.tensors.push_back(output_tensor(planned, &format));
+  for (const std::string& attention : plan.cached)  // until calibration has found them
+    for (const char* scale : {".k_scale", ".v_scale"}) model.cache_scales[attention + scale] = 1;
   return model;
 }
 
@@ -126,6 +128,7 @@ void add_sizes(QuantizePlan& plan, const ExporterEntry* format) {
         planned.spec && !planned.spec->symmetric ? output.rows() * planned.spec->groups(output.cols()) : 0;
     widest = std::max(widest, slice_rows(output.cols()) * output.cols() * kBytesPerElement * thread_count() + zeros);
   }
+  plan.bytes_after += 2 * plan.cached.size() * byte_size(plan.dtype, 1);  // scales of keys and values
   for (const auto& [note, count] : notes)
     plan.warnings.push_back(cat(note, " (", count, count == 1 ? " tensor)" : " tensors)"));
   plan.predicted_peak_bytes = kBaseBytes + widest + (format ? 0 : plan.bytes_after) + calibration_bytes(plan);

@@ -355,6 +355,7 @@ QuantizeResult run_plan(const Source& source, const QuantizePlan& plan,
       if (const auto factors = calibrated.input_factors.find(tensor.name); factors != calibrated.input_factors.end())
         tensor.input_factors = factors->second;
     }
+    for (const auto& [name, scale] : calibrated.cache_scales) model.cache_scales[name] = scale;
     exporters.push_back(format->make(formats.size() > 1 ? model_path / format->name : model_path,
                                      together || options.force, std::move(model)));
   }

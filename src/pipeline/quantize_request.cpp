@@ -127,6 +127,13 @@ double parse_smoothquant(std::string_view text) {
   return *alpha;
 }
 
+bool parse_cache_scheme(std::string_view text) {
+  const std::string name = lower(text);
+  if (name != "none" && name != "fp8")
+    throw Error(ErrorKind::kUsage, cat("'", text, "' is no form of cached keys and values; known are none, fp8"));
+  return name == "fp8";
+}
+
 bool parse_calibration_compute(std::string_view text) {
   const std::string name = lower(text);
   if (name == "bf16") return true;

@@ -62,7 +62,7 @@ struct QuantizeRequest {
   std::optional<std::string> stats;         // file of saved statistics
   std::string ort;                          // ONNX Runtime's library or the folder that holds it; see OnnxRuntime
   std::optional<bool> bf16;                 // arithmetic of the calibration forward; default: where it is fast
-  bool true_sequential = true;              // see StreamOptions
+  std::optional<bool> true_sequential;      // see StreamOptions; default: but for linears of few bits
   std::optional<ObserverOptions> observer;  // of static inputs
   std::optional<size_t> memory;             // bytes for activations
   std::optional<DType> dtype;               // of what is not quantized
@@ -71,6 +71,7 @@ struct QuantizeRequest {
   bool last_matmul = true;     // formats that quantize the head like the linears (ONNX) do so
   int accuracy_level = 0;      // see OutputModel
   bool tensor_ranges = false;  // see OutputModel
+  bool fp8_cache = false;      // the output has scales for keys and values in E4M3
   bool allow_fallback = true;  // a preset's group may shrink until it divides the row
 };
 
@@ -89,6 +90,8 @@ ActivationSpec::Mode parse_activation_mode(std::string_view text);
 bool parse_dynamic_ranges(std::string_view text);
 // "0.5" or "auto", which is -1.
 double parse_smoothquant(std::string_view text);
+// "none" or "fp8", which is true.
+bool parse_cache_scheme(std::string_view text);
 // "fp32" or "bf16".
 bool parse_calibration_compute(std::string_view text);
 // "rtn.clip=0.9", into request.settings.

@@ -93,6 +93,7 @@ const std::map<std::string, Apply, std::less<>>& keys() {
          r.accuracy_level = static_cast<int>(level);
        }},
       {"ort", [](const Json& v, QuantizeRequest& r) { r.ort = text_of(v); }},
+      {"kv-cache-scheme", [](const Json& v, QuantizeRequest& r) { r.fp8_cache = parse_cache_scheme(text_of(v)); }},
       {"algorithm", [](const Json& v, QuantizeRequest& r) { r.algorithm = text_of(v); }},
       {"set", apply_settings},
       {"calib", [](const Json& v, QuantizeRequest& r) { r.calibration.from = text_of(v); }},

@@ -57,6 +57,10 @@ class Block {
   // Runs the linears of a stage on its input and all that follows up to the input of the next one, which goes to `next`
   // (of the last stage: not touched). What the stage adds to the residual stream is added to `hidden`.
   virtual void advance(size_t stage, MatrixView<const float> x, MatrixView<float> hidden, MatrixView<float> next) = 0;
+  // From now on `sink` gets what attention keeps of each document that runs, as it enters the cache: keys with their
+  // norm and rotation (RoPE), and values, both [tokens, kv_heads * head_dim]. Blocks without attention have nothing.
+  using CacheSink = std::function<void(MatrixView<const float> keys, MatrixView<const float> values)>;
+  virtual void watch_cache(CacheSink) {}
   // From now on this weight is used for a linear; its bias stays.
   virtual void replace(size_t stage, size_t linear, WeightMatrix weight) = 0;
   // A norm's weight or a linear's bias, by tensor name, to read and to change.

@@ -197,6 +197,13 @@ const CompressedGroup* CompressedConfig::find(std::string_view module, std::stri
   return by_pattern != nullptr ? by_pattern : by_class;
 }
 
+ActivationSpec cache_scheme() {
+  ActivationSpec spec;
+  spec.mode = ActivationSpec::Mode::kStatic;
+  spec.grid = Grid::kFP8;
+  return spec;
+}
+
 CompressedConfig parse_compressed_config(const Json& json) {
   return with_context(
       [] { return "quantization_config"; },
@@ -245,7 +252,7 @@ OrderedJson to_json(const CompressedConfig& config) {
     out["format"] = group.format;
   }
   json["ignore"] = config.ignore;
-  json["kv_cache_scheme"] = nullptr;
+  json["kv_cache_scheme"] = config.kv_cache ? to_json(cache_scheme()) : nullptr;
   json["global_compression_ratio"] = nullptr;
   return json;
 }

@@ -25,7 +25,7 @@ struct CompressedConfig {
   std::vector<CompressedGroup> groups{};
   std::vector<std::string> ignore{};  // like targets; these modules are not quantized
   // "kv_cache_scheme": the engine is to keep keys and values in few bits too, with scales that are tensors k_scale and
-  // v_scale of each attention. Read, not written.
+  // v_scale of each attention. Read whatever it says; written as cache_scheme().
   bool kv_cache = false;
 
   // The group of a module, null when it is not quantized. `class_name`: "Linear" or "Embedding". Precedence as in
@@ -33,6 +33,9 @@ struct CompressedConfig {
   // call: look a module up once.
   const CompressedGroup* find(std::string_view module, std::string_view class_name) const;
 };
+
+// The form of keys and values that is written: E4M3, one scale for all tokens and heads of a layer.
+ActivationSpec cache_scheme();
 
 // Throws Error(kCorrupt) for what contradicts the schema and Error(kUnsupported) for what nibble cannot run (other
 // quant_methods, static activations with several scales, grouped activations, block strategies, NVFP4, MX formats,

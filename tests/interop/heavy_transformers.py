@@ -65,3 +65,28 @@ for name in MODELS:
             error = np.abs(load_file(file)["logits"].numpy() - want).max() / np.abs(want).max()
             expect(error < 1e-4, name, scheme, "logits differ by", error, "of the largest")
             print(f"heavy_transformers: {name} {scheme}: within {error:.1e} of the largest logit")
+
+# Scales of cached keys and values: read by compressed-tensors, and what transformers' own cache needs.
+for name in MODELS:
+    with scratch() as folder:
+        tokens, target = pathlib.Path(folder, "ids.jsonl"), pathlib.Path(folder, "out")
+        tokens.write_text(json.dumps(IDS) + "\n")
+        run("quantize", DATA / "models" / name, "-o", target, "--scheme", "W8A16", "--kv-cache-scheme", "fp8", "--calib", tokens, "--compute", "fp32")
+        quantization = json.loads((target / "config.json").read_text())["quantization_config"]
+        scheme = QuantizationConfig.model_validate(quantization).kv_cache_scheme
+        expect((scheme.num_bits, scheme.type, scheme.strategy, scheme.dynamic, scheme.symmetric) == (8, "float", "tensor", False, True), name, scheme)
+        tensors = load_file(target / "model.safetensors")
+        model = loaded(target).eval()
+        own = [layer.self_attn for layer in model.model.layers]
+        scales = {key: value for key, value in tensors.items() if key.endswith(("k_scale", "v_scale"))}
+        expect(len(scales) == 2 * len(own), name, "has", list(scales))
+        (target / "config.json").write_text(json.dumps({**json.loads((target / "config.json").read_text()), "quantization_config": {**quantization, "kv_cache_scheme": None}}))
+        with torch.no_grad():
+            cache = loaded(target).eval()(torch.tensor([IDS]), use_cache=True).past_key_values
+        for i, attention in enumerate(own):
+            for which, states in (("k_scale", cache.layers[i].keys), ("v_scale", cache.layers[i].values)):
+                written = scales[f"model.layers.{i}.self_attn.{which}"]
+                expect(torch.equal(getattr(attention, which).detach(), written), name, i, which, "is not what transformers loaded")
+                error = abs(written.item() * 448 / states.abs().max().item() - 1)
+                expect(error < 1e-4, name, i, which, "is off by", error)
+        print(f"heavy_transformers: {name} kv_cache_scheme: {len(scales)} scales as transformers' cache needs them")
