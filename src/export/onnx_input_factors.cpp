@@ -40,7 +40,9 @@ OnnxInputFactors::OnnxInputFactors(const OnnxModel& model, const OnnxGraphIndex&
   for (int i = 0; i < graph.node_size(); ++i)
     for (const std::string& output : graph.node(i).output()) makers_.emplace(output, i);
   std::map<std::string, std::vector<const std::vector<float>*>> kinds;  // different factors of a value
-  for (const auto& [i, factors] : nodes_) {
+  for (const auto& node : nodes_) {
+    const int i = node.first;
+    const std::vector<float>* const factors = node.second;
     const std::string& value = graph.node(i).input(0);
     const std::vector<int>& readers = index.readers(value);
     const bool alone =
