@@ -123,7 +123,7 @@ class Hqq final : public Algorithm {
       q.scales[at] = batch.scales[lane];
       if (spec.mins) {
         q.mins[at] = storable_min(batch.origins[lane] - q.scales[at] * batch.shifts[lane], spec.scale_dtype);
-        round_and_refit(spec, w, q.scales[at], q.mins[at], codes);
+        round_and_refit(spec, w, q.scales[at], q.mins[at], codes, batch.steps.data());
       } else {
         q.zeros[at] = integer_zero(spec, w, batch.shifts[lane], codes);
       }
@@ -144,13 +144,13 @@ class Hqq final : public Algorithm {
     }
   }
 
-  void round_and_refit(const QuantSpec& spec, std::span<const float> w, float& scale, float& min,
-                       uint8_t* codes) const {
+  // above: space for as many floats as w has.
+  void round_and_refit(const QuantSpec& spec, std::span<const float> w, float& scale, float& min, uint8_t* codes,
+                       float* above) const {
     const auto top = static_cast<float>((1 << spec.bits) - 1);
-    std::vector<float> above(w.size());
     const auto round = [&] {
       for (size_t i = 0; i < w.size(); ++i) above[i] = w[i] - min;
-      kernels::active().encode(above.data(), w.size(), scale, 0.0f, 0.0f, top, codes);
+      kernels::active().encode(above, w.size(), scale, 0.0f, 0.0f, top, codes);
     };
     round();
     for (int i = 0; i < refits_; ++i) {
