@@ -17,11 +17,12 @@ from nibble import DATA, expect, run, scratch
 
 IDS = [3 + 7 * i % 250 for i in range(64)]
 CASES = {
-    "gptq": {"4 sym": ["--bits", 4, "--group-size", 32], "8 sym": ["--bits", 8, "--group-size", 0],
+    "gptq": {"4 sym": ["--bits", 4, "--group-size", 32], "4 asym": ["--bits", 4, "--group-size", 32, "--asym"],
+             "8 sym": ["--bits", 8, "--group-size", 0], "3 sym": ["--bits", 3, "--group-size", 32],
              "3 asym": ["--bits", 3, "--group-size", 32, "--asym"], "2 asym": ["--bits", 2, "--group-size", 16, "--asym"],
              "mixed": ["--bits", 4, "--group-size", 32, "--rule", ".*down_proj:bits=8,group=0", "--skip", r"model\.layers\.1\.self_attn\.q_proj"]},
-    "gptq:v2": {"4 sym": ["--bits", 4, "--group-size", 32]},  # asymmetric ones are version 2 by themselves
-    "awq": {"4 asym": ["--bits", 4, "--group-size", 32, "--asym"]},
+    "gptq:v2": {"4 sym": ["--bits", 4, "--group-size", 32]},
+    "awq": {"4 asym": ["--bits", 4, "--group-size", 32, "--asym"], "4 sym": ["--bits", 4, "--group-size", 32]},
 }
 
 
