@@ -350,6 +350,8 @@ TEST_F(CalibratedRun, FloatInputsRunBesideTheOthers) {
   run("out", "gptq", {.resume = true});
   EXPECT_EQ(bytes("out"), bytes("both"));
   run("folded", "awq,gptq");
+  request_.change.bits = 2;
+  EXPECT_TRUE(make_plan(*source_, request_, parse_formats("hf").front()).stream.true_sequential);
   request_.true_sequential = false;
   EXPECT_THAT(error_text([&] { run("no", "gptq"); }), testing::HasSubstr("--no-true-sequential"));
 }
