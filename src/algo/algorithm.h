@@ -93,6 +93,9 @@ class Trainer {
   virtual size_t documents() const = 0;  // how many it wants to see, at most
   // [stages][cols]; of stages that are not scalable: empty. Columns of one producer get the same factor.
   virtual std::vector<std::vector<float>> scales(const TrainerInput& input) const = 0;
+  // For linears of a graph that is no known block, by the error of their own outputs: as Equalizer::scales(), with
+  // EqualizerInput::inputs given.
+  virtual std::vector<float> layer_scales(const EqualizerInput& input) const = 0;
 };
 
 struct AlgorithmEntry {

@@ -2,7 +2,9 @@
 #include <cmath>
 #include <vector>
 
+#include "algo/adam.h"
 #include "algo/algorithm.h"
+#include "algo/column_training.h"
 #include "algo/equalize.h"
 #include "algo/scale_gradient.h"
 #include "core/interrupt.h"
@@ -15,28 +17,7 @@ constexpr AlgorithmOption kOptions[] = {
     {"iters", 50, 0, 1e6, "steps of training of each block; each looks at one document"},
     {"lr", 0.01, 0, 1, "size of the first step, of the logarithms of the factors; falls to 0 in a straight line"},
     {"documents", 4, 1, 1e6, "how many of the calibration documents are trained on, in turn"},
-};
-
-// Adam (Kingma & Ba 2015) on a vector.
-class Adam {
- public:
-  explicit Adam(size_t count) : mean_(count), square_(count) {}
-
-  void step(std::span<const double> gradient, double rate, std::span<double> values) {
-    constexpr double kMean = 0.9, kSquare = 0.999, kTiny = 1e-8;
-    ++steps_;
-    for (size_t i = 0; i < values.size(); ++i) {
-      mean_[i] += (1 - kMean) * (gradient[i] - mean_[i]);
-      square_[i] += (1 - kSquare) * (gradient[i] * gradient[i] - square_[i]);
-      const double mean = mean_[i] / (1 - std::pow(kMean, steps_));
-      const double square = square_[i] / (1 - std::pow(kSquare, steps_));
-      values[i] -= rate * mean / (std::sqrt(square) + kTiny);
-    }
-  }
-
- private:
-  std::vector<double> mean_, square_;
-  int steps_ = 0;
+    {"rows", 256, 1, 1e9, "on ONNX graphs that are no known decoder: how many rows of each linear are trained on"},
 };
 
 // The factors of a block and what rounding makes of its weights with them. Rows of a linear whose rows a later stage's
@@ -166,12 +147,13 @@ class Training {
 // AWQ's are, is found by gradient descent. There the loss is the model's cross-entropy; here it is each block's mean
 // squared error, the factors are trained as logarithms, in which a step is relative, and grids follow the weights (see
 // scale_gradient). Of the factors after each round of the documents, 1 among them, those of the least loss over all
-// documents are kept.
+// documents are kept. Graphs that are no known block are trained product by product (column_training.h).
 class Teq final : public Trainer {
  public:
   explicit Teq(const AlgorithmSettings& settings)
       : iters_(static_cast<size_t>(settings.find("iters")->second)),
         documents_(static_cast<size_t>(settings.find("documents")->second)),
+        rows_(static_cast<size_t>(settings.find("rows")->second)),
         rate_(settings.find("lr")->second) {}
 
   size_t documents() const override { return documents_; }
@@ -193,8 +175,12 @@ class Teq final : public Trainer {
     return best;
   }
 
+  std::vector<float> layer_scales(const EqualizerInput& input) const override {
+    return train_columns(input, {iters_, rate_, rows_});
+  }
+
  private:
-  size_t iters_, documents_;
+  size_t iters_, documents_, rows_;
   double rate_;
 };
 
@@ -203,7 +189,8 @@ class Teq final : public Trainer {
 extern const AlgorithmEntry teq_algorithm;
 const AlgorithmEntry teq_algorithm = {
     .name = "teq",
-    .summary = "scaling of input columns trained on each block's output; a rounding follows, else rtn",
+    .summary = "scaling of input columns trained on each block's output, on ONNX graphs that are no known decoder on each "
+               "product's; a rounding follows, else rtn",
     .options = kOptions,
     .make_trainer = [](const AlgorithmSettings& settings) -> std::unique_ptr<Trainer> {
       return std::make_unique<Teq>(settings);

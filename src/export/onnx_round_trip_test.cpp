@@ -1,6 +1,5 @@
 // Codes -> ONNX graph -> codes, for random specs. What comes back is read from the initializers by the definitions of
-// the operators (ONNX Runtime's ContribOperators.md, ONNX's DequantizeLinear-21), and of MatMulNBits and MatMulBnb4 by
-// our reader too.
+// the operators (ONNX Runtime's ContribOperators.md, ONNX's DequantizeLinear-21), and what is packed by our reader too.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -178,7 +177,7 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
   write_text_file(folder / "graph.onnx", graph().SerializeAsString());
   const auto source = open_onnx_graph(folder / "graph.onnx");
   Random random(5);
-  size_t packed = 0, floats = 0, tables = 0;
+  size_t packed = 0, floats = 0, tables = 0, read_back = 0;
   for (const char* name : {"onnx", "onnx-qdq"})
     for (int round = 0; round < 40; ++round) {
       const ExporterEntry& format = find_exporter(name);
@@ -214,9 +213,12 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
         for (size_t k = 0; k < got.size(); ++k)
           ASSERT_NEAR(got[k], values[k], rounded ? 2e-3f * (1 + std::abs(values[k])) : 0.0f)
               << what << ", element " << k;
-        const std::string& type = numbers.node(tensor.name)->op_type();
+        const onnx::NodeProto& node = *numbers.node(tensor.name);
+        const std::string& type = node.op_type();
         tables += type == "MatMulBnb4" ? 1 : 0;
-        if (type == "MatMulNBits" || type == "MatMulBnb4") {
+        const bool dequantized = numbers.maker(node.input(type == "Gather" ? 0 : 1)) != nullptr;
+        if (type == "MatMulNBits" || type == "MatMulBnb4" || dequantized) {
+          read_back += dequantized ? 1 : 0;
           const auto stored = numbers.read(tensor.name, want.rows);
           ASSERT_TRUE(stored && stored->spec()) << what;
           EXPECT_EQ(stored->read_codes(0, stored->rows()).codes, want.codes) << what;
@@ -225,7 +227,6 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
           for (size_t k = 0; k < read.size(); ++k)
             ASSERT_NEAR(read[k], values[k], want.spec.mins ? 2e-3f * (1 + std::abs(values[k])) : 0.0f) << what;
         }
-        const onnx::NodeProto& node = *numbers.node(tensor.name);
         const bool plain = !node.op_type().ends_with("NBits") && !node.op_type().ends_with("Bnb4") &&
                            !node.op_type().ends_with("Quantized") &&
                            !numbers.maker(node.input(node.op_type() == "Gather" ? 0 : 1));
@@ -235,6 +236,7 @@ TEST(OnnxRoundTrip, WhatTheGraphHoldsIsWhatItWasGiven) {
   EXPECT_GT(packed, 60u);
   EXPECT_GT(floats, 20u);
   EXPECT_GT(tables, 4u);
+  EXPECT_GT(read_back, 20u);
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ bool known_operator(const onnx::NodeProto& node) {
                                                            "MatMulNBits",
                                                            "MatMulBnb4",
                                                            "GatherBlockQuantized",
+                                                           "DequantizeLinear",
                                                            "GroupQueryAttention",
                                                            "Sigmoid",
                                                            "Mul",
@@ -124,7 +125,7 @@ OnnxDecoder::OnnxDecoder(const fs::path& file) : OnnxSource(file) {
                    else if (!names.products.emplace(module_of(weight.name), &weight).second)
                      unknown(cat("two products belong to ", module_of(weight.name)));
                  }
-                 for (const onnx::NodeProto& node : graph.node()) expect_float_products(node);
+                 expect_float_products(graph, weights_);
                  for (const onnx::NodeProto& node : graph.node()) {
                    if (!known_operator(node)) unknown(cat("node ", onnx_node_name(node), " is a ", node.op_type()));
                    const std::string module = module_of(onnx_node_name(node));

@@ -163,7 +163,7 @@ OnnxExported::OnnxExported(const fs::path& file) : OnnxSource(file) {
       [&] {
         try {
           const onnx::GraphProto& graph = model_->graph();
-          for (const onnx::NodeProto& node : graph.node()) expect_float_products(node);
+          expect_float_products(graph, weights_);
           const OnnxStructure structure = find_onnx_structure(*model_, *index_, weights_, logits_of(graph));
           if (structure.layers.empty()) unknown("it has no layers");
           const std::vector<int32_t> tokens = sample_tokens(structure.embedding->rows);

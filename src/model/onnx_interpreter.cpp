@@ -53,15 +53,23 @@ void OnnxInterpreter::compute(const onnx::NodeProto& node, int i) {
     const auto find = [&](int input) -> const OnnxArray* {
       return input < node.input_size() && !node.input(input).empty() ? value(node.input(input)) : nullptr;
     };
-    // A transposed weight is read by the products and look-ups behind it.
-    const std::vector<int>& readers = index_.readers(node.output(0));
-    const bool weight = node.op_type() == "Transpose" && node.input_size() == 1 && index_.is_constant(node.input(0)) &&
-                        !readers.empty() && !kept_.contains(node.output(0));
-    if (weight && std::all_of(readers.begin(), readers.end(), [&](int reader) { return uses_.contains(reader); }))
-      return;
+    if (makes_weight(node)) return;  // the products and look-ups behind it read it
     result = compute_onnx({node, *model_, find});
   }
   values_[node.output(0)] = std::move(result);
+}
+
+// Does it transpose or dequantize a constant matrix for products and look-ups alone?
+bool OnnxInterpreter::makes_weight(const onnx::NodeProto& node) const {
+  if ((node.op_type() != "Transpose" && node.op_type() != "DequantizeLinear") || node.input_size() == 0) return false;
+  const onnx::NodeProto* maker = index_.producer(node.input(0));
+  if (!index_.is_constant(node.input(0)) && !(maker && maker->op_type() == "DequantizeLinear")) return false;
+  const std::vector<int>& readers = index_.readers(node.output(0));
+  return !readers.empty() && !kept_.contains(node.output(0)) &&
+         std::all_of(readers.begin(), readers.end(), [&](int reader) {
+           const onnx::NodeProto& next = model_->graph().node(reader);
+           return uses_.contains(reader) || (node.op_type() == "DequantizeLinear" && next.op_type() == "Transpose");
+         });
 }
 
 // x W^T, and a bias where the operator adds one.

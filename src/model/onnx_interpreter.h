@@ -28,6 +28,7 @@ class OnnxInterpreter {
 
  private:
   void compute(const onnx::NodeProto& node, int i);
+  bool makes_weight(const onnx::NodeProto& node) const;
   OnnxArray product(const onnx::NodeProto& node, const OnnxWeight& weight);
   OnnxArray lookup(const onnx::NodeProto& node, const OnnxWeight& weight);
 

@@ -94,16 +94,21 @@ std::string OnnxSource::side_file(std::string_view name) const {
   return read_text_file(folder_of(path_) / name);
 }
 
-void expect_float_products(const onnx::NodeProto& node) {
-  const std::string& type = node.op_type();
-  const bool inputs = type.starts_with("MatMulInteger") || type == "QLinearMatMul" || type.ends_with("QuantizeLinear");
-  if (!inputs && type != "DequantizeLinear") return;
-  throw Error(
-      ErrorKind::kUnsupported,
-      cat("node ", onnx_node_name(node), " is a ", type, ": nibble runs float graphs and packed weights",
-          inputs ? ", not quantized inputs (W8A8); run it with ONNX Runtime, or quantize the Hugging Face model "
-                   "with --scheme W8A8 to measure that here"
-                 : "; quantize with --format onnx, or run it with ONNX Runtime"));
+void expect_float_products(const onnx::GraphProto& graph, const std::vector<OnnxWeight>& weights) {
+  std::set<const onnx::NodeProto*> known;
+  for (const OnnxWeight& weight : weights) known.insert(weight.dequantizers.begin(), weight.dequantizers.end());
+  for (const onnx::NodeProto& node : graph.node()) {
+    const std::string& type = node.op_type();
+    const bool inputs =
+        type.starts_with("MatMulInteger") || type == "QLinearMatMul" || type.ends_with("QuantizeLinear");
+    if (!inputs && (type != "DequantizeLinear" || known.contains(&node))) continue;
+    throw Error(
+        ErrorKind::kUnsupported,
+        cat("node ", onnx_node_name(node), " is a ", type, ": nibble runs float graphs and packed weights",
+            inputs ? ", not quantized inputs (W8A8); run it with ONNX Runtime, or quantize the Hugging Face model "
+                     "with --scheme W8A8 to measure that here"
+                   : "; this one makes no matrix that is multiplied with or looked up"));
+  }
 }
 
 std::unique_ptr<Source> open_onnx_graph(const fs::path& path) { return std::make_unique<GraphSource>(onnx_file(path)); }

@@ -21,8 +21,9 @@ struct OnnxPlace {
   size_t first = 0;                                // its first row or element there
 };
 
-// Throws Error(kUnsupported) for a node that multiplies integers, or that dequantizes: nibble's decoder runs neither.
-void expect_float_products(const onnx::NodeProto& node);
+// Throws Error(kUnsupported) for a node that multiplies integers, or that dequantizes something else than one of
+// `weights`: nibble's decoder runs neither.
+void expect_float_products(const onnx::GraphProto& graph, const std::vector<OnnxWeight>& weights);
 
 // A .onnx file seen as tensors. Two views: of any graph, and of decoders that we know (onnx_decoder.h).
 class OnnxSource : public Source {

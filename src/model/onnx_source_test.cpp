@@ -215,6 +215,80 @@ TEST_F(OnnxDecoder, ReadsPackedWeights) {
   EXPECT_EQ(rows(*tensor, 1, 2)[1], -2.0f * (5 - 3));
 }
 
+// Signed and unsigned codes, [inputs, outputs] and turned, one scale for a block, a row and the matrix.
+TEST_F(OnnxDecoder, ReadsDequantizedWeights) {
+  onnx::ModelProto model = decoder();
+  const auto dequantize = [&](const std::string& name, int64_t axis, int64_t block) {
+    onnx::NodeProto& node = add_node(model, "DequantizeLinear", name + "_dequantized", {name, name + "_scale"}, {});
+    node.add_output(name + "_float");
+    set_int(node, "axis", axis);
+    if (block > 0) set_int(node, "block_size", block);
+    for (onnx::NodeProto& each : *model.mutable_graph()->mutable_node())
+      if (each.op_type() == "MatMul" && each.input(1) == name) each.set_input(1, name + "_float");
+    for (int i = 0; i < model.graph().initializer_size(); ++i)
+      if (model.graph().initializer(i).name() == name)
+        model.mutable_graph()->mutable_initializer()->DeleteSubrange(i, 1);
+  };
+  dequantize("down", 0, 4);  // [6, 4] int4: blocks of four inputs, the second short
+  add_bytes(model, "down", {6, 4}, std::string("\x10\x32\x54\x76\x98\xba\xdc\xfe\x10\x32\x54\x76"), onnx_type::kInt4);
+  add_floats(model, "down_scale", {2, 4}, {1, 2, 3, 4, 0.5f, 1, 2, -1});
+  dequantize("gate", 1, 0);  // [4, 6] uint8: a scale and a zero point for each output
+  add_bytes(
+      model, "gate", {4, 6},
+      std::string("\x00\x01\x02\x03\x04\x05\x10\x11\x12\x13\x14\x15\x20\x21\x22\x23\x24\x25\xff\xfe\xfd\xfc\xfb\xfa",
+                  24));
+  add_floats(model, "gate_scale", {6}, {1, 1, 0.5f, 1, 1, 1});
+  add_bytes(model, "gate_zero", {6}, std::string("\x00\x00\x02\x00\x00\x00", 6));
+  model.mutable_graph()->mutable_node(model.graph().node_size() - 1)->add_input("gate_zero");
+  dequantize("up", 1, 0);  // [4, 6] int8: one scale
+  std::string codes(24, '\xff');
+  codes.back() = '\x7f';
+  add_bytes(model, "up", {4, 6}, codes, onnx_type::kInt8);
+  add_floats(model, "up_scale", {}, {2});
+  // A table of rows, [5, 4], in blocks along them, and the head that reads it turned.
+  dequantize("head", 1, 2);
+  add_bytes(model, "head", {5, 4}, std::string("\x10\x32\x54\x76\x98\xba\xdc\xfe\x0f\xf0", 10), onnx_type::kUint4);
+  add_floats(model, "head_scale", {5, 2}, {1, 2, 1, 2, 1, 2, 1, 2, 1, 0.5f});
+  for (onnx::NodeProto& node : *model.mutable_graph()->mutable_node()) {
+    if (node.op_type() == "Gather") node.set_input(0, "head_float");
+    if (node.op_type() == "Transpose") node.set_input(0, "head_float");
+    if (node.name() == "/lm_head/MatMul") node.set_input(1, "table");
+  }
+  const auto source = open(model);
+  const StoredTensor& down = source->get("model.layers.0.mlp.down_proj.weight");
+  EXPECT_EQ(down.shape(), (Shape{4, 6}));
+  EXPECT_EQ(describe(*down.spec()), "int4 sym full-range g4");
+  EXPECT_EQ(rows(down, 1, 3), (std::vector<float>{2, 10, -14, -6, 1, 5, 6, 18, -18, -6, 4, 12}));
+  EXPECT_EQ(rows(down, 3, 4)[5], -7);
+  EXPECT_EQ(down.read_codes(3, 4).codes, (std::vector<uint8_t>{11, 15, 3, 7, 11, 15}));
+  const StoredTensor& gate = source->get("model.layers.0.mlp.gate_proj.weight");
+  EXPECT_EQ(describe(*gate.spec()), "int8 asym per channel");
+  EXPECT_EQ(rows(gate, 2, 4), (std::vector<float>{0, 8, 16, 125.5f, 3, 19, 35, 252}));
+  const StoredTensor& up = source->get("model.layers.0.mlp.up_proj.weight");
+  EXPECT_EQ(rows(up, 5, 6), (std::vector<float>{-2, -2, -2, 254}));
+  EXPECT_EQ(up.read_codes(0, 1).codes, std::vector<uint8_t>(4, 127));
+  EXPECT_EQ(rows(source->get("model.embed_tokens.weight"), 4, 5), (std::vector<float>{15, 0, 0, 7.5f}));
+  EXPECT_EQ(rows(source->get("lm_head.weight"), 1, 2), (std::vector<float>{4, 5, 12, 14}));
+  // Damage, and what is nobody's weight.
+  const auto with = [&](const std::string& name, const auto& change) {
+    onnx::ModelProto damaged = model;
+    for (onnx::NodeProto& node : *damaged.mutable_graph()->mutable_node())
+      if (node.name() == name) change(node);
+    return error_of(damaged);
+  };
+  EXPECT_EQ(with("", [](onnx::NodeProto&) {}), "");
+  EXPECT_THAT(with("down_dequantized", [](auto& node) { node.set_input(1, "head_scale"); }), HasSubstr("scales"));
+  EXPECT_THAT(with("down_dequantized", [](auto& node) { node.set_input(1, "mask"); }), HasSubstr("not constant"));
+  EXPECT_THAT(with("down_dequantized", [](auto& node) { node.mutable_attribute(0)->set_i(1); }),
+              HasSubstr("blocks lie along the outputs"));
+  EXPECT_THAT(with("gate_dequantized", [](auto& node) { node.mutable_attribute(0)->set_i(-2); }),
+              HasSubstr("a scale for each column"));
+  EXPECT_THAT(with("gate_dequantized", [](auto& node) { node.mutable_attribute(0)->set_i(7); }), HasSubstr("axis 7"));
+  EXPECT_THAT(with("gate_dequantized", [](auto& node) { node.set_input(2, "gate_scale"); }), HasSubstr("zero points"));
+  EXPECT_THAT(with("gate_dequantized", [](auto& node) { node.set_input(0, "gate_scale"); }),
+              HasSubstr("this one makes no matrix"));
+}
+
 TEST_F(OnnxDecoder, ReadsMatMulBnb4) {
   for (const int64_t block : {16, 32}) {  // the second: one scale for two rows
     onnx::ModelProto model = decoder();

@@ -6,6 +6,7 @@
 #include "core/mapped_file.h"
 #include "kernels/kernels.h"
 #include "model/onnx_bnb4.h"
+#include "model/onnx_dequantized.h"
 #include "model/source_floats.h"
 
 namespace nibble {
@@ -179,6 +180,8 @@ std::unique_ptr<StoredTensor> onnx_rows(std::shared_ptr<const OnnxModel> model, 
                                       cat("its weight has ", weight.rows, " rows, ", first + rows, " are needed"));
                         if (weight.op == OnnxWeight::Op::kMatMulBnb4)
                           return onnx_bnb4_rows(std::move(model), weight, std::move(name), first, rows);
+                        if (!weight.dequantizers.empty())
+                          return onnx_dequantized_rows(std::move(model), weight, std::move(name), first, rows);
                         if (weight.is_packed())
                           return std::make_unique<OnnxPacked>(std::move(model), weight, std::move(name), first, rows);
                         OnnxTensor tensor = model->tensor(*weight.tensor);

@@ -15,13 +15,29 @@ namespace {
 struct Constant {
   const onnx::TensorProto* tensor;
   bool transposed;
+  const onnx::NodeProto* dequantizer = nullptr;  // what makes floats of it
+
+  bool is_weight() const;
 };
+
+bool is_float_type(int type) {
+  return type == onnx_type::kFloat || type == onnx_type::kFloat16 || type == onnx_type::kBFloat16;
+}
+
+bool is_code_type(int type) {
+  return type == onnx_type::kInt4 || type == onnx_type::kUint4 || type == onnx_type::kInt8 || type == onnx_type::kUint8;
+}
+
+bool Constant::is_weight() const {
+  return dequantizer ? is_code_type(tensor->data_type()) : is_float_type(tensor->data_type());
+}
 
 // The two-dimensional tensor behind a value, through nodes that only pass it on.
 std::optional<Constant> find_matrix(const OnnxGraphIndex& index, const std::string& value) {
   constexpr int kLongest = 8;  // no graph needs more, and a damaged one ends
   std::string at = value;
   bool transposed = false;
+  const onnx::NodeProto* dequantizer = nullptr;
   for (int step = 0; step < kLongest; ++step) {
     const onnx::TensorProto* tensor = index.is_constant(at) ? index.initializer(at) : nullptr;
     const onnx::NodeProto* node = tensor ? nullptr : index.producer(at);
@@ -31,7 +47,14 @@ std::optional<Constant> find_matrix(const OnnxGraphIndex& index, const std::stri
     }
     if (tensor) {
       if (tensor->dims_size() != 2) return std::nullopt;
-      return Constant{tensor, transposed};
+      return Constant{tensor, transposed, dequantizer};
+    }
+    if (node && !dequantizer && node->op_type() == "DequantizeLinear" && node->input_size() > 1 &&
+        (node->domain().empty() || node->domain() == "com.microsoft")) {
+      dequantizer = node;
+      at = node->input(0);
+      if (!index.is_constant(at)) return std::nullopt;  // a Transpose behind it would turn the scales too
+      continue;
     }
     if (!node || !node->domain().empty() || node->input_size() != 1) return std::nullopt;
     if (node->op_type() == "Transpose") {
@@ -44,10 +67,6 @@ std::optional<Constant> find_matrix(const OnnxGraphIndex& index, const std::stri
     at = node->input(0);
   }
   return std::nullopt;
-}
-
-bool is_float_type(int type) {
-  return type == onnx_type::kFloat || type == onnx_type::kFloat16 || type == onnx_type::kBFloat16;
 }
 
 // Is the value a constant vector of `size` elements?
@@ -91,20 +110,25 @@ class Finder {
 
   void add_product(const onnx::NodeProto& node, int i) {
     const auto constant = find_matrix(index_, node.input(1));
-    if (!constant || !is_float_type(constant->tensor->data_type())) return;
+    if (!constant || !constant->is_weight()) return;
     const bool gemm = node.op_type() == "Gemm";
     // MatMul reads [inputs, outputs].
     const bool rows_are_inputs = !(gemm && int_attribute(node, "transB", 0) != 0);
     const bool transposed = constant->transposed != rows_are_inputs;
-    OnnxWeight weight = shaped(gemm ? OnnxWeight::Op::kGemm : OnnxWeight::Op::kMatMul, *constant->tensor, transposed);
+    OnnxWeight weight = shaped(gemm ? OnnxWeight::Op::kGemm : OnnxWeight::Op::kMatMul, *constant, transposed);
     if (gemm) weight.obstacle = gemm_obstacle(index_, node, weight.rows);
+    if (weight.is_packed() && !weight.obstacle.empty()) return;
+    if (weight.is_packed()) weight.obstacle = "quantized already";
     add(std::move(weight), node, i);
   }
 
   void add_table(const onnx::NodeProto& node, int i) {
     const auto constant = find_matrix(index_, node.input(0));
-    if (!constant || !is_float_type(constant->tensor->data_type())) return;
-    add(shaped(OnnxWeight::Op::kGather, *constant->tensor, constant->transposed), node, i);
+    if (!constant || !constant->is_weight()) return;
+    OnnxWeight weight = shaped(OnnxWeight::Op::kGather, *constant, constant->transposed);
+    if (weight.is_packed() && !weight.obstacle.empty()) return;
+    if (weight.is_packed()) weight.obstacle = "quantized already";
+    add(std::move(weight), node, i);
   }
 
   void add_packed(OnnxWeight::Op op, const onnx::NodeProto& node, int i) {
@@ -136,10 +160,12 @@ class Finder {
     add(std::move(weight), node, i);
   }
 
-  static OnnxWeight shaped(OnnxWeight::Op op, const onnx::TensorProto& tensor, bool transposed) {
+  static OnnxWeight shaped(OnnxWeight::Op op, const Constant& constant, bool transposed) {
     OnnxWeight weight;
+    const onnx::TensorProto& tensor = *constant.tensor;
     weight.op = op;
     weight.tensor = &tensor;
+    if (constant.dequantizer) weight.dequantizers.push_back(constant.dequantizer);
     weight.transposed = transposed;
     const auto first = checked_cast<size_t>(tensor.dims(0), "an extent");
     const auto second = checked_cast<size_t>(tensor.dims(1), "an extent");
@@ -149,10 +175,25 @@ class Finder {
     return weight;
   }
 
+  // Scales, zero points, and where they lie: the same for nodes that make the same values of the same codes.
+  static std::string grid_of(const onnx::NodeProto* dequantizer) {
+    if (!dequantizer) return "";
+    const auto input = [&](int k) { return k < dequantizer->input_size() ? dequantizer->input(k) : ""; };
+    return cat(input(1), '\n', input(2), '\n', int_attribute(*dequantizer, "axis", 1), ' ',
+               int_attribute(*dequantizer, "block_size", 0));
+  }
+
   void add(OnnxWeight weight, const onnx::NodeProto& node, int i) {
     const bool product = weight.op == OnnxWeight::Op::kMatMul || weight.op == OnnxWeight::Op::kGemm;
-    const auto [known, is_new] = known_.emplace(
-        std::tuple(weight.tensor, weight.transposed, product ? 0 : static_cast<int>(weight.op) + 1), weights_.size());
+    const onnx::NodeProto* dequantizer = weight.dequantizers.empty() ? nullptr : weight.dequantizers[0];
+    const auto [known, is_new] =
+        known_.emplace(std::tuple(weight.tensor, weight.transposed, product ? 0 : static_cast<int>(weight.op) + 1,
+                                  grid_of(dequantizer)),
+                       weights_.size());
+    if (dequantizer && !is_new) {
+      auto& all = weights_[known->second].dequantizers;
+      if (std::find(all.begin(), all.end(), dequantizer) == all.end()) all.push_back(dequantizer);
+    }
     if (is_new) {
       weight.name = onnx_node_name(node);
       while (!names_.insert(weight.name).second) weight.name += '\'';  // nodes may share a name
@@ -165,7 +206,7 @@ class Finder {
 
   const OnnxModel& model_;
   const OnnxGraphIndex& index_;
-  std::map<std::tuple<const onnx::TensorProto*, bool, int>, size_t> known_;
+  std::map<std::tuple<const onnx::TensorProto*, bool, int, std::string>, size_t> known_;
   std::set<std::string> names_;
   std::vector<OnnxWeight> weights_;
 };

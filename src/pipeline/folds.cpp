@@ -146,9 +146,7 @@ std::vector<float> Folds::choose_inputs(const BlockStage& stage, const QuantizeP
   const AlgorithmChain* chain = preparing_chain(stage, plan);
   if (!chain) return {};
   std::vector<float> factors(stage.cols, 1.0f);
-  for (const auto& equalizer : chain->equalizers()) {
-    std::vector<float> scales =
-        chosen(*equalizer, stage, plan, stats, equalizer != chain->equalizers().back() || keep_gram);
+  const auto take = [&](std::vector<float> scales) {
     for (size_t c = 0; c < scales.size(); ++c) {
       const float factor = rounded_to(dtype, factors[c] / scales[c]);
       const bool usable = factor > 0 && std::isfinite(factor) && std::isfinite(1 / factor);
@@ -157,12 +155,25 @@ std::vector<float> Folds::choose_inputs(const BlockStage& stage, const QuantizeP
     }
     scale_columns(stage, scales);
     divide(stats, scales);
-  }
+  };
+  size_t left = chain->equalizers().size() + chain->trainers().size();
+  const auto keep = [&] { return --left > 0 || keep_gram; };
+  for (const auto& equalizer : chain->equalizers()) take(chosen(*equalizer, stage, plan, stats, keep()));
+  for (const auto& trainer : chain->trainers())
+    take(chosen([&](const EqualizerInput& input) { return trainer->layer_scales(input); }, /*factored=*/true, stage,
+                plan, stats, keep()));
   return factors;
 }
 
 std::vector<float> Folds::chosen(const Equalizer& equalizer, const BlockStage& stage, const QuantizePlan& plan,
                                  InputStats& stats, bool keep_gram) const {
+  return chosen([&](const EqualizerInput& input) { return equalizer.scales(input); }, equalizer.needs_factor(), stage,
+                plan, stats, keep_gram);
+}
+
+std::vector<float> Folds::chosen(const std::function<std::vector<float>(const EqualizerInput&)>& choose, bool factored,
+                                 const BlockStage& stage, const QuantizePlan& plan, InputStats& stats,
+                                 bool keep_gram) const {
   std::vector<Sample> samples;
   std::vector<MatrixView<const float>> weights;
   weights.reserve(stage.linears.size());
@@ -174,7 +185,7 @@ std::vector<float> Folds::chosen(const Equalizer& equalizer, const BlockStage& s
   for (const Sample& sample : samples)
     weights.push_back(matrix<const float>(sample.values.data(), sample.rows, sample.cols));
   InputFactor factor;
-  if (equalizer.needs_factor()) {
+  if (factored) {
     InputStats copy;
     copy.cols = stats.cols;
     copy.tokens = stats.tokens;
@@ -182,7 +193,7 @@ std::vector<float> Folds::chosen(const Equalizer& equalizer, const BlockStage& s
     copy.gram = keep_gram ? stats.gram : std::move(stats.gram);
     factor = factor_inputs(std::move(copy), {});
   }
-  return equalizer.scales({weights, specs, stats, equalizer.needs_factor() ? &factor : nullptr});
+  return choose({weights, specs, stats, factored ? &factor : nullptr});
 }
 
 void Folds::scale_columns(const BlockStage& stage, const std::vector<float>& scales) {

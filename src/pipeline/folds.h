@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -29,8 +30,8 @@ class Folds {
               std::map<std::string, std::vector<float>, std::less<>>& vectors);
 
   // The same for linears whose inputs nothing here makes: whoever makes or reads these is to multiply them by the
-  // result, [cols], numbers that `dtype` holds. Empty: there is nothing to scale. With `keep_gram` off, the last
-  // equalizer that wants the Gram matrix uses it up.
+  // result, [cols], numbers that `dtype` holds. Empty: there is nothing to scale. Trainers look at the linears' outputs
+  // alone. With `keep_gram` off, the last that wants the Gram matrix uses it up.
   std::vector<float> choose_inputs(const BlockStage& stage, const QuantizePlan& plan, InputStats& stats, DType dtype,
                                    bool keep_gram);
 
@@ -45,6 +46,8 @@ class Folds {
   };
   std::vector<float> chosen(const Equalizer& equalizer, const BlockStage& stage, const QuantizePlan& plan,
                             InputStats& stats, bool keep_gram) const;
+  std::vector<float> chosen(const std::function<std::vector<float>(const EqualizerInput&)>& choose, bool factored,
+                            const BlockStage& stage, const QuantizePlan& plan, InputStats& stats, bool keep_gram) const;
   void scale_columns(const BlockStage& stage, const std::vector<float>& scales);
   void fold(Block& block, const QuantizePlan& plan, const BlockStage& stage, std::vector<float>& scales,
             std::map<std::string, std::vector<float>, std::less<>>& vectors);

@@ -89,10 +89,10 @@ struct Group {
   std::vector<float> factors;                  // [cols]
 };
 
-// Do equalizers want the Gram matrix?
-bool equalizer_wants_gram(const AlgorithmChain& chain) {
-  return std::any_of(chain.equalizers().begin(), chain.equalizers().end(),
-                     [](const auto& equalizer) { return equalizer->needs_factor(); });
+// Does what scales columns want the Gram matrix?
+bool preparing_wants_gram(const AlgorithmChain& chain) {
+  return !chain.trainers().empty() || std::any_of(chain.equalizers().begin(), chain.equalizers().end(),
+                                                  [](const auto& equalizer) { return equalizer->needs_factor(); });
 }
 
 class GraphRun {
@@ -246,7 +246,7 @@ class GraphRun {
   void collect(Group& group, const std::vector<float>& rows) const {
     if (!group.collector) {
       const bool gram = wants_gram(group.stage, plan_) ||
-                        (group.prepared && equalizer_wants_gram(*preparing_chain(group.stage, plan_)));
+                        (group.prepared && preparing_wants_gram(*preparing_chain(group.stage, plan_)));
       group.collector.emplace(group.stage.cols, gram, plan_.stream.bf16);
     }
     if (rows.empty()) return;

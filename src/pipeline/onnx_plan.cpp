@@ -30,25 +30,17 @@ bool static_inputs(const QuantizeRequest& request) {
                      [&](const Rule& rule) { return rule.change.act == kStatic; });
 }
 
-struct Needs {
-  bool inputs = false;  // of products, from somewhere
-  bool trains = false;  // by the gradient of a block: nibble's own decoder alone has one
-};
-
-Needs needs_of(const QuantizeRequest& request) {
-  Needs needs{!request.calibration.empty() || !request.ort.empty() || static_inputs(request) ||
-              request.smoothquant.has_value()};
+// Of products, from somewhere.
+bool needs_inputs(const QuantizeRequest& request) {
+  if (!request.calibration.empty() || !request.ort.empty() || static_inputs(request) || request.smoothquant.has_value())
+    return true;
   QuantizeRequest complete = request;
   if (request.effort) with_context([] { return "--effort"; }, [&] { apply_effort(*request.effort, complete); });
   std::set<std::string> names = {complete.algorithm.value_or("rtn")};
   for (const Rule& rule : complete.rules)
     if (rule.algorithm) names.insert(*rule.algorithm);
-  for (const std::string& name : names) {
-    const AlgorithmChain chain(name, complete.settings);
-    needs.inputs |= chain.needs_inputs();
-    needs.trains |= !chain.trainers().empty();
-  }
-  return needs;
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return AlgorithmChain(name, complete.settings).needs_inputs(); });
 }
 
 class OnnxPlanner {
@@ -88,7 +80,8 @@ class OnnxPlanner {
     const size_t rest_before = plan_.bytes_before;
     add_sizes(plan_, format_);
     size_t largest = 0;  // a transposed weight stays mapped until all of it has been read
-    for (const PlannedTensor& planned : plan_.tensors) largest = std::max(largest, planned.source->bytes());
+    for (const PlannedTensor& planned : plan_.tensors)
+      if (planned.action == PlannedTensor::Action::kQuantize) largest = std::max(largest, planned.source->bytes());
     const auto inputs = static_cast<size_t>(source_.model().graph().input_size());
     plan_.predicted_peak_bytes += largest + rest_before / 64 + onnx_calibration_bytes(plan_, inputs);
     return std::move(plan_);
@@ -155,10 +148,6 @@ class OnnxPlanner {
     if (!chain) {
       chain = std::make_unique<const AlgorithmChain>(planned.algorithm, request_.settings);
       used_.insert(chain->names().begin(), chain->names().end());
-      if (!chain->trainers().empty())
-        throw Error(ErrorKind::kUsage, cat(planned.algorithm,
-                                           " follows the gradient of a block, for decoders that nibble knows alone; "
-                                           "awq, smoothquant, gptq and search work on any graph"));
     }
     planned.spec = with_context([&] { return planned.name; }, [&] { return chain->spec_for(*fitted.spec); });
   }
@@ -254,13 +243,12 @@ std::unique_ptr<Source> open_to_quantize(const std::filesystem::path& path, cons
                                          const std::vector<const ExporterEntry*>& formats) {
   std::error_code failure;
   if (!std::filesystem::exists(path, failure) || !is_onnx(path) || !stays_onnx(formats)) return Source::open(path);
-  const Needs needs = needs_of(request);
   const bool runtime = !request.ort.empty() || names_feeds(request.calibration.from.value_or(""));
-  if (runtime || (!needs.inputs && !needs.trains)) return open_onnx_graph(path);
+  if (runtime || !needs_inputs(request)) return open_onnx_graph(path);
   try {
     return Source::open(path);
   } catch (const Error& error) {
-    if (needs.trains || error.kind() != ErrorKind::kUnsupported) throw;
+    if (error.kind() != ErrorKind::kUnsupported) throw;
     return open_onnx_graph(path);
   }
 }

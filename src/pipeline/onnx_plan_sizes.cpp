@@ -2,6 +2,9 @@
 #include <algorithm>
 
 #include "core/checked.h"
+#include "core/error.h"
+#include "core/mapped_file.h"
+#include "formats/npz.h"
 #include "pipeline/onnx_feeds.h"
 #include "pipeline/onnx_plan.h"
 #include "quant/input_collector.h"
@@ -10,20 +13,34 @@
 namespace nibble {
 namespace {
 
-// At most so many tokens; arrays have 8 bytes for each of them and each input of the graph.
-size_t tokens_at_most(const QuantizePlan& plan, size_t inputs) {
+struct Tokens {
+  size_t all, of_a_run;  // at most
+};
+
+// Arrays have 8 bytes for each token and each input of the graph; their first dimension counts runs, or is 1.
+Tokens tokens_at_most(const QuantizePlan& plan, size_t inputs) {
   const CalibrationChoice& choice = *plan.calibration;
-  const size_t tokens = choice.samples * choice.seqlen;
-  if (!names_feeds(choice.from)) return tokens;
-  size_t bytes = 0;
+  const Tokens asked{choice.samples * choice.seqlen, choice.seqlen};
+  if (!names_feeds(choice.from)) return asked;
+  std::vector<std::filesystem::path> files{choice.from};
   std::error_code failure;
   if (std::filesystem::is_directory(choice.from, failure)) {
-    for (const auto& entry : std::filesystem::directory_iterator(choice.from, failure))
-      bytes += static_cast<size_t>(entry.file_size(failure));
-  } else {
-    bytes = static_cast<size_t>(std::filesystem::file_size(choice.from, failure));
+    files.clear();
+    for (const auto& entry : std::filesystem::directory_iterator(choice.from, failure)) files.push_back(entry.path());
   }
-  return failure ? tokens : std::min(tokens, bytes / (8 * std::max<size_t>(inputs, 1)));
+  size_t bytes = 0, longest = 0;
+  for (const std::filesystem::path& path : files) {
+    try {
+      const auto file = MappedFile::open(path);
+      bytes += file->bytes().size();
+      for (const auto& [name, array] : parse_npz(file->bytes()))
+        if (!array.shape.empty() && array.shape[0] > 0)
+          longest = std::max(longest, element_count(array.shape) / array.shape[0]);
+    } catch (const Error&) {  // whoever loads it says what is wrong
+      return asked;
+    }
+  }
+  return {std::min(asked.all, bytes / (8 * std::max<size_t>(inputs, 1))), std::min(asked.of_a_run, longest)};
 }
 
 }  // namespace
@@ -39,19 +56,19 @@ size_t onnx_calibration_bytes(const QuantizePlan& plan, size_t graph_inputs) {
     // Codes wait in files, their scales and zero points in memory.
     scales += planned.source->rows() * planned.spec->groups(planned.source->cols()) * (sizeof(float) + 1);
     const AlgorithmChain& chain = *plan.algorithms.find(planned.algorithm)->second;
-    gram |= chain.input_use() == InputUse::kFactor ||
+    gram |= chain.input_use() == InputUse::kFactor || !chain.trainers().empty() ||
             std::any_of(chain.equalizers().begin(), chain.equalizers().end(),
                         [](const auto& equalizer) { return equalizer->needs_factor(); });
     if (planned.role == TensorRole::kLmHead) continue;  // it is the last product, and never runs
     largest = std::max(largest, planned.source->rows() * planned.source->cols() * sizeof(float));
     rows = std::max(rows, planned.source->rows());
   }
-  const size_t tokens = tokens_at_most(plan, graph_inputs);
+  const auto [tokens, run] = tokens_at_most(plan, graph_inputs);
   if (tokens == 0) return 0;
   constexpr size_t kProducts = 3;  // of a step; q, k and v
   const size_t step = 2 * kProducts * largest;
   const size_t waiting = std::min(tokens * widest * sizeof(float) * 3 / 2, plan.stream.activation_bytes);
-  const size_t document = plan.calibration->seqlen * sizeof(float) * (6 * widest + 3 * rows);
+  const size_t document = run * sizeof(float) * (6 * widest + 3 * rows);
   const size_t chunks = ceil_div(tokens, InputCollector::kChunk) + plan.calibration->samples;
   const size_t matrices = waiting_matrices(ceil_div(chunks, InputCollector::kLeafChunks));
   const size_t grams = gram ? (4 + 2 * matrices) * widest * (widest + 1) : 0;

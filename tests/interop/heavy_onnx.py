@@ -34,6 +34,7 @@ def runtime_logits(folder):
     # No onnx.checker here: the builder's own graphs use operators of ONNX Runtime in ONNX's domain, which it refuses.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # inputs of dequantized products stay floats
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     feeds = {"input_ids": np.array([IDS]), "attention_mask": np.ones((1, len(IDS)), np.int64)}
     decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
@@ -89,6 +90,20 @@ with scratch() as folder:
             out = folder / f"{model}-{name}"
             run("quantize", graph, "-o", out, "--format", "onnx", "--bits", 4, "--group-size", 16, *flags)
             close(nibble_logits(out, folder), runtime_logits(out), name)
+            compared += 1
+        # DequantizeLinear before the products and the look-up, blocks along either axis; the codes survive the way to MatMulNBits.
+        for name, flags in {
+            "qdq-asym": ["--bits", 4, "--group-size", 16, "--asym", "--embedding", "8:16"],
+            "qdq-gptq": ["--bits", 4, "--group-size", 16, "--sym", "--algorithm", "gptq", "--calib", text],
+            "qdq-rows": ["--bits", 8, "--group-size", 0, "--sym"],
+        }.items():
+            out, packed_out = folder / f"{model}-{name}", folder / f"{model}-{name}-packed"
+            run("quantize", graph, "-o", out, "--format", "onnx-qdq", *flags)
+            close(nibble_logits(out, folder), runtime_logits(out), name)
+            run("convert", out, "-o", packed_out, "--format", "onnx")
+            kinds = {node.op_type for node in onnx.load(packed_out / "model.onnx").graph.node}
+            expect("MatMulNBits" in kinds and "DequantizeLinear" not in kinds, packed_out.name, "has", kinds)
+            close(nibble_logits(packed_out, folder), nibble_logits(out, folder), f"{name} as MatMulNBits", 1e-6)
             compared += 1
         # Integer products: ranges from nibble's decoder, arithmetic in ONNX Runtime. The two static forms are the same function.
         integers = {}

@@ -90,7 +90,8 @@ with scratch() as folder:
     # Columns scaled before rounding: by what the inputs show, or by the weights alone.
     awq = cosine("awq", *grid, "--format", "onnx", "--algorithm", "awq", *calibration)
     sinq = cosine("sinq", *grid, "--format", "onnx", "--algorithm", "sinq")
-    expect(min(awq, sinq) > rtn, "int4 in groups of 32: the cosine of awq is", awq, "of sinq", sinq, "and rtn's", rtn)
+    teq = cosine("teq", *grid, "--format", "onnx", "--algorithm", "teq", *calibration)
+    expect(min(awq, sinq, teq) > rtn, "int4 in groups of 32: the cosine of awq is", awq, "of sinq", sinq, "of teq", teq, "and rtn's", rtn)
 
     # Quantized inputs: one range for each product, from the same runs, with the scheme's own SmoothQuant.
     for form in ("onnx", "onnx-qdq"):
