@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <cstdlib>
+#include <map>
 
 #include "core/files.h"
 #include "core/random.h"
@@ -24,7 +25,9 @@ class Exported {
  public:
   onnx::ModelProto model = empty_onnx(18);
 
-  Exported() {
+  // fused: attention and rotation are one operator each, as from opset 23 on.
+  explicit Exported(bool fused = false) : fused_(fused) {
+    if (fused) model.mutable_opset_import(0)->set_version(23);
     for (const char* input : {"input_ids", "attention_mask"}) model.mutable_graph()->add_input()->set_name(input);
     integers({-1});
     std::string x = op("Gather", {weight(kWords, kHidden), "input_ids"});
@@ -32,7 +35,8 @@ class Exported {
     const std::string positions = op("Range", {scalar(0), length, scalar(1)});
     const std::string column = op("Unsqueeze", {positions, integers({1})});
     const std::string angles = op("Mul", {cast(column, 1), frequencies()});
-    const std::string both = concat({angles, angles}, -1), cosines = op("Cos", {both}), sines = op("Sin", {both});
+    const std::string both = fused ? angles : concat({angles, angles}, -1);
+    const std::string cosines = op("Cos", {both}), sines = op("Sin", {both});
     const std::string visible = op("LessOrEqual", {positions, column});
     const std::string mask = op("Where", {visible, number(0), number(-1e30f)});
     for (int layer = 0; layer < 2; ++layer) {
@@ -40,9 +44,8 @@ class Exported {
       const std::string q = rotated(heads(linear(n, kHidden, kHeads * kHead), kHeads), cosines, sines);
       const std::string k = rotated(heads(linear(n, kHidden, kKeyHeads * kHead), kKeyHeads), cosines, sines);
       const std::string v = heads(linear(n, kHidden, kKeyHeads * kHead), kKeyHeads);
-      const std::string scores =
-          op("Add", {op("Mul", {op("MatMul", {q, transposed(k, {0, 1, 3, 2})}), number(0.5f)}), mask});
-      const std::string context = transposed(op("MatMul", {op("Softmax", {scores}), v}), {0, 2, 1, 3});
+      const std::string context =
+          transposed(fused ? op("Attention", {q, k, v, visible}) : attended(q, k, v, mask), {0, 2, 1, 3});
       const std::string flat = op("Reshape", {context, integers({1, -1, kHeads * kHead})});
       x = op("Add", {x, linear(flat, kHeads * kHead, kHidden)});
       const std::string m = norm(x, kHidden), gate = linear(m, kHidden, kWide);
@@ -116,10 +119,15 @@ class Exported {
     for (int64_t i = 0; i < width; ++i) values.push_back(0.5f + static_cast<float>(random_.uniform()));
     return op("Mul", {floats({width}, values), op("Mul", {x, op("Div", {number(1), root})})});
   }
+  std::string attended(const std::string& q, const std::string& k, const std::string& v, const std::string& mask) {
+    const std::string products = op("MatMul", {q, transposed(k, {0, 1, 3, 2})});
+    return op("MatMul", {op("Softmax", {op("Add", {op("Mul", {products, number(0.5f)}), mask})}), v});
+  }
   std::string heads(const std::string& x, int64_t count) {
     return transposed(op("Reshape", {x, integers({1, -1, count, kHead})}), {0, 2, 1, 3});
   }
   std::string rotated(const std::string& x, const std::string& cosines, const std::string& sines) {
+    if (fused_) return op("RotaryEmbedding", {x, cosines, sines});
     const auto part = [&](int64_t from, int64_t to) {
       return op("Slice", {x, integers({from}), integers({to}), integers({-1})});
     };
@@ -127,6 +135,7 @@ class Exported {
     return op("Add", {op("Mul", {x, cosines}), op("Mul", {turned, sines})});
   }
 
+  bool fused_;
   Random random_{7};
   int values_ = 0;
 };
@@ -158,6 +167,39 @@ TEST_F(OnnxExportedGraphs, AreFoundByWhatTheyCompute) {
   EXPECT_EQ(source->get("model.layers.1.self_attn.k_proj.weight").shape(), (Shape{4, 8}));
   EXPECT_EQ(source->get("model.layers.1.mlp.down_proj.weight").shape(), (Shape{8, 6}));
   EXPECT_EQ(source->tensors().size(), 2u * 9 + 3);
+}
+
+TEST_F(OnnxExportedGraphs, AttentionMayBeOneOperator) {
+  const auto contents = [&](bool fused) {
+    const auto source = open(Exported(fused).model);
+    std::map<std::string, std::vector<float>> values;
+    for (const auto& tensor : source->tensors()) {
+      std::vector<float>& all = values[tensor->name()];
+      all.resize(tensor->rows() * tensor->cols());
+      tensor->read_rows(0, tensor->rows(), all.data());
+    }
+    return std::pair(source->config(), values);
+  };
+  const auto fused = contents(true), plain = contents(false);
+  EXPECT_EQ(fused.first, plain.first);
+  EXPECT_EQ(fused.second.size(), 2u * 9 + 3);
+  EXPECT_EQ(fused.second, plain.second);
+  Exported pairs(true);
+  for (onnx::NodeProto& each : *pairs.model.mutable_graph()->mutable_node())
+    if (each.op_type() == "RotaryEmbedding") set_int(each, "interleaved", 1);
+  EXPECT_THAT(error_of(pairs.model), HasSubstr("computes something else"));
+  Exported scale(true);
+  set_float(scale.first("Attention"), "scale", 1);
+  EXPECT_THAT(error_of(scale.model), HasSubstr("computes something else"));
+  Exported capped(true);
+  set_float(capped.first("Attention"), "softcap", 50);
+  EXPECT_THAT(error_of(capped.model), HasSubstr("caps scores"));
+  Exported cached(true);
+  onnx::NodeProto& behind = cached.first("Attention");
+  const std::string keys = behind.input(1);
+  behind.add_input(keys);
+  behind.add_input(keys);
+  EXPECT_THAT(error_of(cached.model), HasSubstr("behind earlier keys"));
 }
 
 // NIBBLE_UPDATE_DATA=1 writes it.

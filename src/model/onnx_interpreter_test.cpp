@@ -55,6 +55,40 @@ TEST_F(OnnxOperators, IntegersAreDividedAsSuch) {
   EXPECT_THAT(run().v, ElementsAre(3, -3, 4));
 }
 
+// Two heads side by side, which share keys: the first token sees itself alone, the second both alike.
+TEST_F(OnnxOperators, AttentionIsCausalWhereItSaysSo) {
+  add({1, 2, 2}, std::vector<float>{5, -3, 0, 0});
+  add({1, 2, 1}, std::vector<float>{1, 2});
+  add({1, 2, 1}, std::vector<float>{10, 20});
+  onnx::NodeProto& attention = node("Attention");
+  set_int(attention, "q_num_heads", 2);
+  set_int(attention, "kv_num_heads", 1);
+  set_int(attention, "is_causal", 1);
+  const OnnxArray y = run();
+  EXPECT_EQ(y.shape, (Shape{1, 2, 2}));
+  EXPECT_THAT(y.v, ElementsAre(10, 10, 15, 15));
+}
+
+TEST_F(OnnxOperators, AttentionAddsItsMask) {
+  add({1, 1, 1, 2}, std::vector<float>{2, 0});
+  add({1, 1, 2, 2}, std::vector<float>{1, 9, 3, 9});
+  add({1, 1, 2, 1}, std::vector<float>{0, 1});
+  add({1, 2}, std::vector<float>{1, -1});
+  set_float(node("Attention"), "scale", 0.5f);  // scores 1 + 1 and 3 - 1
+  EXPECT_THAT(run().v, ElementsAre(0.5));
+}
+
+TEST_F(OnnxOperators, RotationsLookAnglesUp) {
+  add({1, 1, 1, 5}, std::vector<float>{1, 2, 3, 4, 7});
+  add({2, 2}, std::vector<float>{1, 1, 0, 0});
+  add({2, 2}, std::vector<float>{0, 0, 1, 1});
+  add({1, 1}, std::vector<int64_t>{1});
+  onnx::NodeProto& rotation = node("RotaryEmbedding");
+  set_int(rotation, "interleaved", 1);
+  set_int(rotation, "rotary_embedding_dim", 4);
+  EXPECT_THAT(run().v, ElementsAre(-2, 1, -4, 3, 7));
+}
+
 TEST_F(OnnxOperators, SlicesCountFromTheEndToo) {
   add({2, 5}, std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
   add({1}, std::vector<int64_t>{-4});

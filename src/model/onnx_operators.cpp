@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "model/onnx_attention.h"
 
 namespace nibble {
 namespace {
@@ -432,6 +433,8 @@ const std::map<std::string_view, Operator>& operators() {
       {"MatMul", multiplied},
       {"SimplifiedLayerNormalization", rms_norm},
       {"RMSNormalization", rms_norm},
+      {"Attention", onnx_attention},
+      {"RotaryEmbedding", onnx_rotary_embedding},
   };
   return known;
 }

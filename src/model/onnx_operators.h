@@ -16,7 +16,7 @@ struct OnnxCall {
 
 // What a node with one output computes, in double: the operators that exporters of decoders use. Throws
 // Error(kUnsupported) for others, Error(kCorrupt) for inputs that contradict each other. Specification: ONNX's
-// Operators.md; nothing that came after opset 22.
+// Operators.md; of what came after opset 22 Attention, RMSNormalization and RotaryEmbedding.
 OnnxArray compute_onnx(const OnnxCall& call);
 
 }  // namespace nibble

@@ -235,9 +235,31 @@ class Tracer {
     std::string earlier;
     const Node* output = branch(stream, earlier, "attention");
     layer.output = linear(output);
-    const Node* context = inner_product(output->input(0));
-    if (!context) missing("product of weights and values", output->input(0));
-    layer.value = linear(only_product(context->input(1), "values"));
+    const auto [queries, keys, values] = attended(output->input(0));
+    layer.value = linear(only_product(values, "values"));
+    layer.queries = queries;
+    const Node* query = only_product(queries, "queries");
+    layer.query = linear(query);
+    layer.key = linear(only_product(keys, "keys"));
+    layer.query_norm = head_norm(queries, layer.query);
+    layer.key_norm = head_norm(keys, layer.key);
+    expect_stream(norm(query->input(0), layer.input_norm, epsilon), earlier);
+    return earlier;
+  }
+
+  struct Attended {
+    std::string queries, keys, values;
+  };
+  // What the heads behind a value are made of: by one operator, or by two products and a softmax between them.
+  Attended attended(const std::string& heads) const {
+    const Node* whole = nullptr;
+    behind(heads, [&](const Node& node) {
+      if (!whole && node.op_type() == "Attention" && node.input_size() >= 3) whole = &node;
+      return !whole && !product(&node);
+    });
+    if (whole) return {whole->input(0), whole->input(1), whole->input(2)};
+    const Node* context = inner_product(heads);
+    if (!context) missing("product of weights and values", heads);
     const Node* softmax = nullptr;
     behind(context->input(0), [&](const Node& node) {
       if (!softmax && node.op_type() == "Softmax") softmax = &node;
@@ -245,14 +267,7 @@ class Tracer {
     });
     const Node* scores = softmax ? inner_product(softmax->input(0)) : nullptr;
     if (!scores) missing("softmax of a product of queries and keys", context->input(0));
-    layer.queries = scores->input(0);
-    const Node* query = only_product(scores->input(0), "queries");
-    layer.query = linear(query);
-    layer.key = linear(only_product(scores->input(1), "keys"));
-    layer.query_norm = head_norm(scores->input(0), layer.query);
-    layer.key_norm = head_norm(scores->input(1), layer.key);
-    expect_stream(norm(query->input(0), layer.input_norm, epsilon), earlier);
-    return earlier;
+    return {scores->input(0), scores->input(1), context->input(1)};
   }
 
   void expect_stream(const std::string& found, const std::string& earlier) const {
