@@ -1,6 +1,7 @@
 #include "pipeline/stage_rounding.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "core/interrupt.h"
@@ -57,7 +58,8 @@ class LinearRounding {
         folds_(folds),
         inputs_(inputs),
         builder_(*planned.spec, planned.source->rows(), planned.source->cols()),
-        measures_((planned.source->rows() + kSliceRows - 1) / kSliceRows) {
+        measures_((planned.source->rows() + kSliceRows - 1) / kSliceRows),
+        left_(measures_.size()) {
     if (planned.spec->per_tensor) range_ = folded_range();
   }
 
@@ -84,6 +86,8 @@ class LinearRounding {
     measure.error = square(weights);
     measure.output_error = output_error(inputs_, view);
     measure.seconds = wall_seconds() - start;
+    // Pages of a transposed weight hold parts of all rows: they go while the next linear is rounded.
+    if (left_.fetch_sub(1) == 1) source.release(0, source.rows());
   }
 
   void finish(FinishedBlock& block) {
@@ -137,20 +141,26 @@ class LinearRounding {
   PackedMatrixBuilder builder_;
   std::pair<float, float> range_{};
   std::vector<LayerMeasure> measures_;  // of each slice, so that sums have one order
+  std::atomic<size_t> left_;            // slices to round
 };
 
 void run(const Task& task, const QuantizePlan& plan, const Folds& folds, const InputFactor& inputs,
          FinishedBlock& block) {
+  // One linear after the other, but for those that would leave threads idle.
+  const size_t enough = 8 * thread_count();
   std::vector<std::unique_ptr<LinearRounding>> linears;
   std::vector<std::pair<LinearRounding*, size_t>> slices;
   for (const PlannedTensor* planned : task.linears) {
     linears.push_back(std::make_unique<LinearRounding>(*planned, plan, folds, inputs));
     for (size_t i = 0; i < linears.back()->slices(); ++i) slices.emplace_back(linears.back().get(), i);
+    if (slices.size() < enough && planned != task.linears.back()) continue;
+    parallel_for(slices.size(), 1, [&](size_t first, size_t last) {
+      for (size_t i = first; i < last; ++i) slices[i].first->round(slices[i].second);
+    });
+    for (const auto& linear : linears) linear->finish(block);
+    linears.clear();
+    slices.clear();
   }
-  parallel_for(slices.size(), 1, [&](size_t first, size_t last) {
-    for (size_t i = first; i < last; ++i) slices[i].first->round(slices[i].second);
-  });
-  for (const auto& linear : linears) linear->finish(block);
 }
 
 }  // namespace
