@@ -76,7 +76,7 @@ TEST(ColumnTraining, IsNeverWorseThanNoFactors) {
   EXPECT_EQ(train_columns(linears.input(), {0, 0.1, 256}), ones);
   const double plain = linears.error(ones);
   for (const double rate : {0.001, 0.1, 1.0})
-    for (const size_t rows : {1, 8, 256})
+    for (const size_t rows : {size_t{1}, size_t{8}, size_t{256}})
       EXPECT_LE(linears.error(train_columns(linears.input(), {5, rate, rows})), plain * (1 + 1e-9)) << rate << rows;
   linears.specs[0] = {.bits = 4, .group = QuantSpec::kWholeRow, .per_tensor = true};
   EXPECT_LE(linears.error(train_columns(linears.input(), {30, 0.03, 256})), linears.error(ones));

@@ -189,8 +189,9 @@ class Teq final : public Trainer {
 extern const AlgorithmEntry teq_algorithm;
 const AlgorithmEntry teq_algorithm = {
     .name = "teq",
-    .summary = "scaling of input columns trained on each block's output, on ONNX graphs that are no known decoder on each "
-               "product's; a rounding follows, else rtn",
+    .summary =
+        "scaling of input columns trained on each block's output, on ONNX graphs that are no known decoder on each "
+        "product's; a rounding follows, else rtn",
     .options = kOptions,
     .make_trainer = [](const AlgorithmSettings& settings) -> std::unique_ptr<Trainer> {
       return std::make_unique<Teq>(settings);
