@@ -14,6 +14,8 @@ from pathlib import Path
 NIBBLE = os.environ["NIBBLE"]
 LLAMA = Path(os.environ["NIBBLE_TEST_DATA"]) / "models/llama"
 QUANTIZED = 14  # linears in the blocks of that model
+# Of the model whose runs are killed, so that they take about a second: sanitized programs are some thirty times slower.
+HIDDEN = 128 if os.environ.get("NIBBLE_SANITIZED") else 512
 
 
 class Case(unittest.TestCase):
@@ -256,15 +258,18 @@ class Quantize(Case):
 def enlarge(model, blocks):
     """Gives the model in `model` more, and wider, blocks: random-looking weights, repeated."""
     config = json.loads((model / "config.json").read_text())
-    config |= {"num_hidden_layers": blocks, "hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
+    heads, inner = HIDDEN // 64, 2 * HIDDEN
+    config |= {"num_hidden_layers": blocks, "hidden_size": HIDDEN, "intermediate_size": inner, "num_attention_heads": heads, "num_key_value_heads": heads,
+               "head_dim": 64}
     (model / "config.json").write_text(json.dumps(config))
     pattern = struct.pack("<1021f", *(((i * 7919) % 1021 - 510) / 5000 for i in range(1021)))
-    shapes = {"model.embed_tokens": [256, 512], "model.norm": [512], "lm_head": [256, 512]}
+    shapes = {"model.embed_tokens": [256, HIDDEN], "model.norm": [HIDDEN], "lm_head": [256, HIDDEN]}
     for i in range(blocks):
         for name in ("q", "k", "v", "o"):
-            shapes[f"model.layers.{i}.self_attn.{name}_proj"] = [512, 512]
-        shapes |= {f"model.layers.{i}.mlp.gate_proj": [1024, 512], f"model.layers.{i}.mlp.up_proj": [1024, 512], f"model.layers.{i}.mlp.down_proj": [512, 1024],
-                   f"model.layers.{i}.input_layernorm": [512], f"model.layers.{i}.post_attention_layernorm": [512]}
+            shapes[f"model.layers.{i}.self_attn.{name}_proj"] = [HIDDEN, HIDDEN]
+        shapes |= {f"model.layers.{i}.mlp.gate_proj": [inner, HIDDEN], f"model.layers.{i}.mlp.up_proj": [inner, HIDDEN],
+                   f"model.layers.{i}.mlp.down_proj": [HIDDEN, inner], f"model.layers.{i}.input_layernorm": [HIDDEN],
+                   f"model.layers.{i}.post_attention_layernorm": [HIDDEN]}
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)

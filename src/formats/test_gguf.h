@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,7 +37,10 @@ class TestGguf {
   template <class T>
   TestGguf& list(std::string_view name, Type type, const std::vector<T>& values) {
     begin_list(name, type, values.size());
-    for (const T value : values) put(keys_, value);
+    const auto bytes = std::as_bytes(std::span(values));
+    const size_t at = keys_.size();
+    keys_.resize(at + bytes.size());
+    if (!bytes.empty()) std::memcpy(keys_.data() + at, bytes.data(), bytes.size());
     return *this;
   }
   TestGguf& list(std::string_view name, const std::vector<std::string>& texts) {

@@ -1,0 +1,35 @@
+# Compiles the sources of targets in groups, each as one translation unit (unity_groups.py): headers are read, and templates made, once
+# for a group. For builds that are made from nothing and once. Groups are found when CMake runs: after a clash, run it again. Options of
+# single sources become options of the target.
+#
+#   nibble_unity(TARGET...)
+find_package(Python3 COMPONENTS Interpreter REQUIRED)
+function(nibble_unity)
+  foreach(target ${ARGN})
+    get_target_property(sources ${target} SOURCES)
+    list(FILTER sources INCLUDE REGEX "\\.cpp$")
+    execute_process(COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/cmake/unity_groups.py ${sources}
+      OUTPUT_VARIABLE groups OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+    string(REPLACE ";" " " groups "${groups}")
+    string(REPLACE "\n" ";" groups "${groups}")
+    set(number 0)
+    foreach(group ${groups})
+      math(EXPR number "${number} + 1")
+      separate_arguments(group)
+      list(LENGTH group length)
+      if(length EQUAL 1)
+        continue()
+      endif()
+      foreach(source ${group})
+        get_source_file_property(options ${source} COMPILE_OPTIONS)
+        if(options)
+          target_compile_options(${target} PRIVATE ${options})
+          set_property(SOURCE ${source} PROPERTY COMPILE_OPTIONS)
+        endif()
+        set_property(SOURCE ${source} PROPERTY UNITY_GROUP ${number})
+      endforeach()
+    endforeach()
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP
+      UNITY_BUILD_CODE_BEFORE_INCLUDE "// NOLINTNEXTLINE(bugprone-suspicious-include)")
+  endforeach()
+endfunction()
