@@ -46,6 +46,8 @@ class Algorithm {
   virtual InputUse input_use() const { return InputUse::kNone; }
   // True: without calibration data it cannot work. False: it then does what it can.
   virtual bool needs_inputs() const { return false; }
+  // Without calibration data, should InputFactor::importance be what the norm before a linear says: its gains, squared?
+  virtual bool wants_gains() const { return false; }
   // How it wants its inputs factored; with input_use() == kFactor only.
   virtual FactorOptions factor_options(const QuantSpec&) const { return {}; }
   // The grid it rounds to when `spec` was asked for (HQQ's zero points are real numbers). Throws Error(kUsage) for

@@ -51,6 +51,8 @@ bool AlgorithmChain::needs_inputs() const {
          std::any_of(roundings_.begin(), roundings_.end(), needs);
 }
 
+bool AlgorithmChain::wants_gains() const { return roundings_.size() == 1 && roundings_.front()->wants_gains(); }
+
 FactorOptions AlgorithmChain::factor_options(const QuantSpec& spec) const {
   for (const auto& rounding : roundings_)
     if (rounding->input_use() == InputUse::kFactor) return rounding->factor_options(spec);

@@ -24,6 +24,7 @@ class AlgorithmChain {
   bool prepares() const { return !equalizers_.empty() || !trainers_.empty(); }  // does it scale columns?
   InputUse input_use() const;                                 // the most that any rounding makes of its inputs
   bool needs_inputs() const;                                  // does it need calibration data?
+  bool wants_gains() const;                                   // does its one rounding?
   FactorOptions factor_options(const QuantSpec& spec) const;  // of the first rounding that uses the factor
   bool wants_float_inputs(const QuantSpec& spec) const;       // those of the float model too: InputStats::cross
   QuantSpec spec_for(QuantSpec spec) const;

@@ -17,10 +17,11 @@ constexpr AlgorithmOption kOptions[] = {
     {"beta", 10, 1e-3, 1e6, "how closely the error is followed at first; the larger, the less of it counts as outlier"},
     {"kappa", 1.01, 1, 10, "multiplies beta after each iteration"},
     {"iters", 20, 1, 1000, "iterations; each group keeps the zero point with the least mean |error|"},
-    {"relative", 1, 0, 1,
+    {"relative", 0, 0, 1,
      "1: beta counts errors in steps of the group's scale; 0: in units of the weights, as in the paper"},
     {"refit", 4, 0, 100,
      "least-squares fits of scale and min to the codes that come after, each but the last rounded again"},
+    {"round_zero", 2, 0, 2, "the first zero point is 0: real; 1: an integer; 2: an integer with 4 bits"},
     {"integer_zero", 0, 0, 1, "1: round zero points to integers, for formats without stored mins"},
 };
 
@@ -40,7 +41,8 @@ constexpr AlgorithmOption kOptions[] = {
 //
 // What the paper's method leaves out is the scale, and a group whose zero has the least sum |error|^p has errors that
 // do not cancel: inputs are not centred, so a mean error is a large part of the output's. `refit` ends with a few
-// rounds of least squares, which mend both; more of them forget the outliers that the norm was chosen for.
+// rounds of least squares, which mend both; more of them forget the outliers that the norm was chosen for. There a
+// column counts by its input's mean square, or what the gains of a norm say of it.
 class Hqq final : public Algorithm {
  public:
   explicit Hqq(const AlgorithmSettings& settings)
@@ -50,7 +52,11 @@ class Hqq final : public Algorithm {
         relative_(settings.find("relative")->second != 0),
         refits_(static_cast<int>(settings.find("refit")->second)),
         iters_(static_cast<int>(settings.find("iters")->second)),
+        round_zero_(static_cast<int>(settings.find("round_zero")->second)),
         integer_zero_(settings.find("integer_zero")->second != 0) {}
+
+  InputUse input_use() const override { return InputUse::kImportance; }
+  bool wants_gains() const override { return true; }
 
   QuantSpec spec_for(const QuantSpec& spec) const override {
     if (spec.grid != Grid::kInt || spec.symmetric)
@@ -82,7 +88,7 @@ class Hqq final : public Algorithm {
     Batch batch;
     for (size_t g = 0; g < groups; ++g)
       for (size_t row = 0; row < q.rows; row += kLanes)
-        quantize_batch(weight, g * size, std::min(size, q.cols - g * size), row, g, batch, q);
+        quantize_batch(weight, rounding.inputs, g * size, std::min(size, q.cols - g * size), row, g, batch, q);
     return q;
   }
 
@@ -98,8 +104,8 @@ class Hqq final : public Algorithm {
     float shifts[kLanes], errors[kLanes];
   };
 
-  void quantize_batch(MatrixView<const float> weight, size_t begin, size_t count, size_t row, size_t group,
-                      Batch& batch, QuantizedMatrix& q) const {
+  void quantize_batch(MatrixView<const float> weight, const InputFactor* inputs, size_t begin, size_t count, size_t row,
+                      size_t group, Batch& batch, QuantizedMatrix& q) const {
     const QuantSpec& spec = q.spec;
     const size_t rows = std::min(kLanes, q.rows - row), groups = q.groups();
     const auto top = static_cast<float>((1 << spec.bits) - 1);
@@ -123,7 +129,9 @@ class Hqq final : public Algorithm {
       q.scales[at] = batch.scales[lane];
       if (spec.mins) {
         q.mins[at] = storable_min(batch.origins[lane] - q.scales[at] * batch.shifts[lane], spec.scale_dtype);
-        round_and_refit(spec, w, q.scales[at], q.mins[at], codes, batch.steps.data());
+        const std::span<const float> importance =
+            inputs == nullptr ? std::span<const float>() : std::span(inputs->importance).subspan(begin, count);
+        round_and_refit(spec, w, importance, q.scales[at], q.mins[at], codes, batch.steps.data());
       } else {
         q.zeros[at] = integer_zero(spec, w, batch.shifts[lane], codes);
       }
@@ -131,13 +139,14 @@ class Hqq final : public Algorithm {
   }
 
   // The map of round to nearest. A stored min need not make 0 a code.
-  static void start(const QuantSpec& spec, std::span<const float> w, float& origin, float& scale) {
+  void start(const QuantSpec& spec, std::span<const float> w, float& origin, float& scale) const {
     const GroupScale nearest = fit_group(spec, w, 1.0f);  // refuses what is not finite
     if (spec.mins) {
       const auto [lo, hi] = std::minmax_element(w.begin(), w.end());
       const auto top = static_cast<float>((1 << spec.bits) - 1);
       scale = *lo == *hi ? 1.0f : storable_scale((0.5f * *hi - 0.5f * *lo) / (0.5f * top), spec.scale_dtype);
       origin = *lo;
+      if (round_zero_ == 1 || (round_zero_ == 2 && spec.bits == 4)) origin = scale * std::nearbyint(*lo / scale);
     } else {
       scale = nearest.scale;
       origin = -scale * static_cast<float>(nearest.zero);
@@ -145,8 +154,8 @@ class Hqq final : public Algorithm {
   }
 
   // above: space for as many floats as w has.
-  void round_and_refit(const QuantSpec& spec, std::span<const float> w, float& scale, float& min, uint8_t* codes,
-                       float* above) const {
+  void round_and_refit(const QuantSpec& spec, std::span<const float> w, std::span<const float> importance, float& scale,
+                       float& min, uint8_t* codes, float* above) const {
     const auto top = static_cast<float>((1 << spec.bits) - 1);
     const auto round = [&] {
       for (size_t i = 0; i < w.size(); ++i) above[i] = w[i] - min;
@@ -155,23 +164,24 @@ class Hqq final : public Algorithm {
     round();
     for (int i = 0; i < refits_; ++i) {
       if (i > 0) round();
-      fit_line(spec, w, codes, scale, min);
+      fit_line(spec, w, importance, codes, scale, min);
     }
   }
 
   // scale and min of the least sum (w - scale code - min)^2; the scale stays where all codes are equal, or where it
   // would not be positive.
-  static void fit_line(const QuantSpec& spec, std::span<const float> w, const uint8_t* codes, float& scale,
-                       float& min) {
-    const auto n = static_cast<double>(w.size());
-    double sum_w = 0, sum_c = 0, sum_cc = 0, sum_cw = 0;
+  static void fit_line(const QuantSpec& spec, std::span<const float> w, std::span<const float> importance,
+                       const uint8_t* codes, float& scale, float& min) {
+    double n = 0, sum_w = 0, sum_c = 0, sum_cc = 0, sum_cw = 0;
     for (size_t i = 0; i < w.size(); ++i) {
-      const double code = codes[i];
-      sum_w += w[i];
-      sum_c += code;
-      sum_cc += code * code;
-      sum_cw += code * double{w[i]};
+      const double h = importance.empty() ? 1.0 : double{importance[i]}, code = codes[i];
+      n += h;
+      sum_w += h * double{w[i]};
+      sum_c += h * code;
+      sum_cc += h * code * code;
+      sum_cw += h * code * double{w[i]};
     }
+    if (!(n > 0)) return;
     const double spread = n * sum_cc - sum_c * sum_c, covariance = n * sum_cw - sum_c * sum_w;
     if (spread > 0 && covariance > 0) scale = storable_scale(static_cast<float>(covariance / spread), spec.scale_dtype);
     min = storable_min(static_cast<float>((sum_w - double{scale} * sum_c) / n), spec.scale_dtype);
@@ -203,7 +213,7 @@ class Hqq final : public Algorithm {
   float kappa_;
   bool relative_;
   int refits_;
-  int iters_;
+  int iters_, round_zero_;
   bool integer_zero_;
 };
 

@@ -51,8 +51,8 @@ TEST(Hqq, MatchesTheNumpyReference) {
     for (int relative : {0, 1}) {
       const auto want = [&](const char* what) { return values<float>(file.at(cat(what, ".", bits, ".", relative))); };
       const auto scale = want("scale"), zero = want("zero"), error = want("error");
-      const QuantizedMatrix q =
-          run(w, 6, {.bits = bits, .group = 40, .symmetric = false}, {{"relative", relative}, {"refit", 0}});
+      const QuantizedMatrix q = run(w, 6, {.bits = bits, .group = 40, .symmetric = false},
+                                    {{"relative", relative}, {"refit", 0}, {"round_zero", 0}});
       const auto errors = group_errors(q, w);
       ASSERT_EQ(q.scales.size(), scale.size());
       for (size_t g = 0; g < scale.size(); ++g) {
@@ -92,7 +92,7 @@ TEST(Hqq, IsNeverWorseThanTheZeroPointItStartsFrom) {
       for (size_t group : {size_t{1}, size_t{7}, size_t{64}, QuantSpec::kWholeRow})
         for (int relative : {0, 1}) {
           const QuantSpec spec{.bits = bits, .group = group, .symmetric = false};
-          const auto q = run(w, rows, spec, {{"relative", relative}, {"refit", 0}});
+          const auto q = run(w, rows, spec, {{"relative", relative}, {"refit", 0}, {"round_zero", 0}});
           const auto errors = group_errors(q, w);
           const size_t groups = spec.groups(cols), size = spec.group_size(cols);
           for (size_t g = 0; g < errors.size(); ++g) {
@@ -133,6 +133,54 @@ TEST(Hqq, RefitsLowerTheSquaredErrorAndCentreIt) {
     }
     EXPECT_LT(squares[1], squares[0]) << describe(spec);
     EXPECT_LE(squares[2], squares[1]) << describe(spec);
+  }
+}
+
+TEST(Hqq, RefitsWeighColumnsByTheirImportance) {
+  const size_t rows = 6, cols = 128;
+  const auto w = weights(rows * cols, 5, 0.05);
+  Random random(6);
+  InputFactor inputs;
+  inputs.cols = cols;
+  for (size_t c = 0; c < cols; ++c) inputs.importance.push_back(static_cast<float>(std::pow(random.uniform(), 4)));
+  inputs.importance[7] = 0;
+  std::fill_n(inputs.importance.begin() + 64, 64, inputs.importance[3]);  // equal ones are as good as none
+  const auto algorithm = make_algorithm("hqq", {{"refit", 1}});
+  for (int bits : {2, 3, 4}) {
+    const QuantSpec spec = algorithm->spec_for({.bits = bits, .group = 64, .symmetric = false});
+    const MatrixView<const float> view = matrix(w.data(), rows, cols);
+    const auto plain = algorithm->quantize({view, spec}), weighted = algorithm->quantize({view, spec, {}, &inputs});
+    const auto plain_values = values_of(plain), weighted_values = values_of(weighted);
+    EXPECT_EQ(plain.codes, weighted.codes);
+    for (size_t r = 0; r < rows; ++r) {
+      double before = 0, after = 0, mean = 0;
+      for (size_t c = 0; c < 64; ++c) {
+        const double h = inputs.importance[c];
+        const double old_error = double{w[r * cols + c]} - double{plain_values[r * cols + c]};
+        const double error = double{w[r * cols + c]} - double{weighted_values[r * cols + c]};
+        before += h * old_error * old_error;
+        after += h * error * error;
+        mean += h * error;
+      }
+      EXPECT_LT(after, before) << bits << " bits, row " << r;
+      EXPECT_NEAR(mean, 0, 1e-6) << bits << " bits, row " << r;
+      for (size_t c = 64; c < cols; ++c)
+        EXPECT_NEAR(weighted_values[r * cols + c], plain_values[r * cols + c], 1e-6) << bits << " bits, row " << r;
+    }
+  }
+}
+
+TEST(Hqq, StartsFromAnIntegerZeroWithFourBits) {
+  const size_t rows = 4, cols = 128;
+  const auto w = weights(rows * cols, 9);
+  for (int bits : {3, 4, 5}) {
+    const auto q = run(w, rows, {.bits = bits, .group = 64, .symmetric = false}, {{"iters", 1}, {"refit", 0}});
+    double farthest = 0;
+    for (size_t g = 0; g < q.mins.size(); ++g) {
+      const double zero = double{q.mins[g]} / double{q.scales[g]};
+      farthest = std::max(farthest, std::abs(zero - std::nearbyint(zero)));
+    }
+    EXPECT_EQ(farthest < 1e-5, bits == 4) << bits;
   }
 }
 

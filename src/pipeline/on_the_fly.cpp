@@ -11,7 +11,8 @@
 namespace nibble {
 namespace {
 
-WeightMatrix quantize_weight(const PlannedTensor& planned, const AlgorithmChain& algorithm) {
+WeightMatrix quantize_weight(const QuantizePlan& plan, const PlannedTensor& planned) {
+  const AlgorithmChain& algorithm = *plan.algorithms.find(planned.algorithm)->second;
   const StoredTensor& source = *planned.source;
   const auto range = planned.spec->per_tensor ? tensor_range(source) : std::pair{0.0f, 0.0f};
   PackedMatrixBuilder builder(*planned.spec, source.rows(), source.cols());
@@ -21,7 +22,7 @@ WeightMatrix quantize_weight(const PlannedTensor& planned, const AlgorithmChain&
     check_interrupted();
     const std::vector<float> weights = read_finite(source, slice.begin, slice.end);
     const MatrixView<const float> view = matrix(weights.data(), slice.end - slice.begin, source.cols());
-    builder.add(slice.begin, algorithm.quantize({view, *planned.spec, range}));
+    builder.add(slice.begin, algorithm.quantize({view, *planned.spec, range, plan.inputs_of(planned.name)}));
     source.release(slice.begin, slice.end);
   };
   parallel_for(slices.size(), 1, [&](size_t first, size_t last) {
@@ -60,8 +61,7 @@ LoadOptions quantize_on_load(const Source& source, const QuantizeRequest& reques
         weight.activations = inputs == calibrated->inputs.end() ? planned.activations : inputs->second;
         return weight;
       }
-      return with_context([&] { return planned.name; },
-                          [&] { return quantize_weight(planned, *plan->algorithms.find(planned.algorithm)->second); });
+      return with_context([&] { return planned.name; }, [&] { return quantize_weight(*plan, planned); });
     }
     return std::nullopt;
   };

@@ -10,6 +10,7 @@
 #include "model/config.h"
 #include "pipeline/block_types.h"
 #include "pipeline/effort.h"
+#include "pipeline/norm_gains.h"
 #include "pipeline/onnx_plan.h"
 #include "pipeline/plan_spec.h"
 #include "pipeline/planned_source.h"
@@ -260,7 +261,7 @@ class Planner {
     }
     if (used == 0)
       throw Error(ErrorKind::kUsage,
-                  "none of the tensors quantized here uses --stats; algorithms that do are search and kquant");
+                  "none of the tensors quantized here uses --stats; algorithms that do are search, hqq and kquant");
     if (without > 0)
       plan_.warnings.push_back(cat("--stats says nothing of ", without, " of the tensors quantized here"));
   }
@@ -335,6 +336,20 @@ class Planner {
           cat(planned.module(), ": ", planned.algorithm, " needs a linear's inputs; search is used"));
       planned.algorithm = "search";
     }
+    take_gains();
+  }
+
+  // For those that see no inputs and make use of what the norms say.
+  void take_gains() {
+    std::map<std::string, InputFactor, std::less<>> gains;
+    for (const PlannedTensor& planned : plan_.tensors) {
+      if (planned.action != PlannedTensor::Action::kQuantize || planned.calibrated ||
+          !chain(planned.algorithm).wants_gains())
+        continue;
+      if (gains.empty()) gains = norm_gains(source_, config_);
+      auto found = gains.extract(planned.name);
+      if (found && found.mapped().cols == planned.source->cols()) plan_.importance.insert(std::move(found));
+    }
   }
 
   // What is used, with the grids that the algorithms round to.
@@ -407,6 +422,11 @@ const PlannedTensor* QuantizePlan::find(std::string_view name) const {
   const auto found =
       std::find_if(tensors.begin(), tensors.end(), [&](const PlannedTensor& planned) { return planned.name == name; });
   return found == tensors.end() ? nullptr : &*found;
+}
+
+const InputFactor* QuantizePlan::inputs_of(std::string_view name) const {
+  const auto found = importance.find(name);
+  return found == importance.end() ? nullptr : &found->second;
 }
 
 double QuantizePlan::bits_per_weight() const {

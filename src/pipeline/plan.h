@@ -55,7 +55,8 @@ struct QuantizePlan {
   // Set: activations come from ONNX Runtime, looked for at this place ("": where it is installed).
   std::optional<std::string> onnx_runtime;
   std::string scheme;  // a preset's or a GGUF type's name, or empty
-  // Mean squares of inputs from a file of statistics, by tensor; for tensors that are not calibrated.
+  // Mean squares of inputs from a file of statistics, or norm_gains() for algorithms that want them, by tensor; for
+  // tensors that are not calibrated.
   std::map<std::string, InputFactor, std::less<>> importance;
   // The attention of each layer ("model.layers.0.self_attn") when the output says how keys and values are cached:
   // calibration finds their scales. Otherwise empty.
@@ -70,6 +71,8 @@ struct QuantizePlan {
 
   double bits_per_weight() const;
   const PlannedTensor* find(std::string_view name) const;  // null when there is none of that name
+  const InputFactor* inputs_of(
+      std::string_view name) const;  // of `importance`; null when it says nothing of the tensor
 };
 
 // `format` decides stored sizes and what can be stored; null: the weights stay in memory. Throws Error(kUsage) for

@@ -72,6 +72,27 @@ TEST_F(Plan, WithoutFallbackItIsAnErrorThatNamesAGroup) {
   EXPECT_EQ(error_kind([&] { make(); }), ErrorKind::kUsage);
 }
 
+TEST_F(Plan, HqqKnowsColumnsByTheNormBeforeThem) {
+  request_.scheme.reset();
+  request_.change = {.bits = 4, .group = 32, .symmetric = false};
+  request_.algorithm = "hqq";
+  make();
+  EXPECT_EQ(plan_.importance.size(), 10U);  // five linears of each of two blocks
+  for (const auto& [norm, linear] :
+       {std::pair{"input_layernorm", "self_attn.k_proj"}, {"post_attention_layernorm", "mlp.up_proj"}}) {
+    const StoredTensor& gains = source_->get(cat("model.layers.1.", norm, ".weight"));
+    std::vector<float> want(64);
+    gains.read_rows(0, gains.rows(), want.data());
+    for (float& gain : want) gain *= gain;
+    const InputFactor* inputs = plan_.inputs_of(cat("model.layers.1.", linear, ".weight"));
+    ASSERT_NE(inputs, nullptr) << linear;
+    EXPECT_EQ(inputs->importance, want) << linear;
+  }
+  EXPECT_EQ(plan_.inputs_of("model.layers.0.mlp.down_proj.weight"), nullptr);
+  request_.algorithm = "search";
+  EXPECT_THAT(make().importance, IsEmpty());
+}
+
 TEST_F(Plan, AGroupThatWasAskedForStays) {
   request_.change.group = 40;
   make();

@@ -138,7 +138,7 @@ class Run {
         const MatrixView<const float> view =
             matrix<const float>(weights.data(), slice.end - slice.begin, source.cols());
         const QuantizedMatrix quantized =
-            algorithm.quantize({view, *planned.spec, ranges_[slice.tensor], importance(planned.name)});
+            algorithm.quantize({view, *planned.spec, ranges_[slice.tensor], plan_.inputs_of(planned.name)});
         if (const auto row = unstorable_scale(quantized))
           throw Error(ErrorKind::kUsage,
                       cat("the scale of row ", slice.begin + *row, " does not fit F16; try --dtype bf16 or fp32"));
@@ -176,12 +176,6 @@ class Run {
         break;
       }
     }
-  }
-
-  // From a file of statistics; null when it says nothing of this tensor.
-  const InputFactor* importance(const std::string& tensor) const {
-    const auto found = plan_.importance.find(tensor);
-    return found == plan_.importance.end() ? nullptr : &found->second;
   }
 
   // A calibrated run may have moved factors into norms and biases.
