@@ -239,6 +239,19 @@ class Quantize(Case):
         self.assertEqual(result["calibration"]["documents"], 1)
         self.assertIn("--effort", self.run_nibble("quantize", LLAMA, "-o", self.folder / "x", "--bits", "4", "--effort", "most", code=2).stderr)
 
+    def test_inputs_come_from_quantized_layers_but_with_two_bits(self):
+        ids = self.folder / "ids.json"
+        ids.write_text(json.dumps([[(5 * t) % 90 + 1 for t in range(40)]]))
+
+        def result(bits, *flags):
+            self.quantize("--bits", bits, "--group-size", "32", "--algorithm", "gptq", "--calib", ids, "--quiet", "--force", *flags)
+            return (self.out / "model.safetensors").read_bytes()
+
+        for bits in (2, 4):
+            either = {flag: result(bits, flag) for flag in ("--true-sequential", "--no-true-sequential")}
+            self.assertNotEqual(*either.values())
+            self.assertTrue(result(bits) == either["--no-true-sequential" if bits == 2 else "--true-sequential"], bits)
+
     def test_interrupt_leaves_nothing(self):
         model = self.folder / "big"  # a second of work: the golden model's blocks repeated
         subprocess.run([NIBBLE, "convert", LLAMA, "-o", model, "--format", "fake", "--quiet"], check=True)

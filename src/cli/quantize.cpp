@@ -275,9 +275,11 @@ void add_quantize(CLI::App& app) {
                   "instructions for it)")
       ->type_name("NAME")
       ->group(calibration);
-  verb.add_flag("--true-sequential,!--no-true-sequential", o->true_sequential,
-                "a layer's inputs come from the block's layers quantized so far, or from its float weights (default: "
-                "the former, with 2 bits or fewer the latter)")
+  // Not bound to the variable: CLI11 would count in it, from 0 on, which is false.
+  verb.add_flag_function(
+          "--true-sequential,!--no-true-sequential", [o](int64_t count) { o->true_sequential = count > 0; },
+          "a layer's inputs come from the block's layers quantized so far, or from its float weights (default: "
+          "the former, with 2 bits or fewer the latter)")
       ->group(calibration);
   verb.add_option("--act-observer", o->act_observer,
                   "range of static inputs: minmax (default), percentile[:P] (P % of the values, default 99.99), or "
