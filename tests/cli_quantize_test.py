@@ -221,8 +221,7 @@ class Quantize(Case):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                killed += 1
-                self.assertFalse(self.out.exists())
+                killed += not self.out.exists()  # else it was finished but for its exit; what it wrote is compared below
             if not self.out.exists():
                 self.run_nibble(*arguments, "-o", self.out, "--resume")
             self.assertTrue((self.out / "model.safetensors").read_bytes() == whole)
