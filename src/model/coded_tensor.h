@@ -9,6 +9,15 @@
 
 namespace nibble {
 
+// StoredTensor::read_rows() of a tensor that has codes: a slice of rows at a time.
+inline void read_coded_rows(const StoredTensor& tensor, size_t begin, size_t end, float* out) {
+  const size_t cols = tensor.cols(), step = slice_rows(cols);
+  for (size_t first = begin; first < end; first += step) {
+    const size_t last = std::min(end, first + step);
+    dequantize(tensor.read_codes(first, last), matrix(out + (first - begin) * cols, last - first, cols));
+  }
+}
+
 // A logical tensor over a weight that some file layout keeps as codes. `Weight` has spec(), rows(), cols(), bytes(),
 // read_codes(begin, end), packed() and code_bytes(begin, end) as CompressedWeight does.
 template <class Weight>
@@ -28,11 +37,7 @@ class CodedTensor final : public StoredTensor {
     type_name_ = spec_->grid == Grid::kInt ? cat("int", spec_->bits) : std::string(nibble::name(spec_->grid));
   }
   void read_rows(size_t begin, size_t end, float* out) const override {
-    const size_t step = slice_rows(cols());
-    for (size_t first = begin; first < end; first += step) {
-      const size_t last = std::min(end, first + step);
-      dequantize(weight_.read_codes(first, last), matrix(out + (first - begin) * cols(), last - first, cols()));
-    }
+    read_coded_rows(*this, begin, end, out);
   }
   QuantizedMatrix read_codes(size_t begin, size_t end) const override { return weight_.read_codes(begin, end); }
   PackedMatrix packed() const override { return weight_.packed(); }

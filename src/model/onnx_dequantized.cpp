@@ -4,6 +4,7 @@
 
 #include "core/checked.h"
 #include "core/mapped_file.h"
+#include "model/coded_tensor.h"
 #include "model/source_floats.h"
 
 namespace nibble {
@@ -46,11 +47,7 @@ class OnnxDequantized final : public StoredTensor {
   }
 
   void read_rows(size_t begin, size_t end, float* out) const override {
-    const size_t step = slice_rows(cols());
-    for (size_t row = begin; row < end; row += step) {
-      const size_t last = std::min(end, row + step);
-      dequantize(read_codes(row, last), matrix(out + (row - begin) * cols(), last - row, cols()));
-    }
+    read_coded_rows(*this, begin, end, out);
   }
 
   QuantizedMatrix read_codes(size_t begin, size_t end) const override {
