@@ -168,8 +168,9 @@ class Hqq final : public Algorithm {
     }
   }
 
-  // scale and min of the least sum (w - scale code - min)^2; the scale stays where all codes are equal, or where it
-  // would not be positive.
+  // scale and min of the least sum of importance (w - scale code - min)^2. The scale stays where it would not be
+  // positive or where nearly all importance is that of one code, which leaves rounding noise to fit; both stay where
+  // nothing, or something infinite, counts.
   static void fit_line(const QuantSpec& spec, std::span<const float> w, std::span<const float> importance,
                        const uint8_t* codes, float& scale, float& min) {
     double n = 0, sum_w = 0, sum_c = 0, sum_cc = 0, sum_cw = 0;
@@ -181,9 +182,11 @@ class Hqq final : public Algorithm {
       sum_cc += h * code * code;
       sum_cw += h * code * double{w[i]};
     }
-    if (!(n > 0)) return;
+    if (!(n > 0) || !std::isfinite(n)) return;
+    constexpr double kLeastSpread = 1e-12;  // of n sum_cc, whose rounding errors are about 1e-14 of it
     const double spread = n * sum_cc - sum_c * sum_c, covariance = n * sum_cw - sum_c * sum_w;
-    if (spread > 0 && covariance > 0) scale = storable_scale(static_cast<float>(covariance / spread), spec.scale_dtype);
+    if (spread > kLeastSpread * n * sum_cc && covariance > 0)
+      scale = storable_scale(static_cast<float>(covariance / spread), spec.scale_dtype);
     min = storable_min(static_cast<float>((sum_w - double{scale} * sum_c) / n), spec.scale_dtype);
   }
 

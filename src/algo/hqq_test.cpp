@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <limits>
 
 #include "algo/algorithm.h"
 #include "algo/group_scale.h"
@@ -166,6 +167,27 @@ TEST(Hqq, RefitsWeighColumnsByTheirImportance) {
       EXPECT_NEAR(mean, 0, 1e-6) << bits << " bits, row " << r;
       for (size_t c = 64; c < cols; ++c)
         EXPECT_NEAR(weighted_values[r * cols + c], plain_values[r * cols + c], 1e-6) << bits << " bits, row " << r;
+    }
+  }
+}
+
+// Gains of norms may be zero, or so large that their squares overflow, or one may outweigh all others.
+TEST(Hqq, ImportanceThatSaysNothingChangesNoScale) {
+  const size_t rows = 6, cols = 64;
+  const auto w = weights(rows * cols, 7);
+  const QuantSpec asked{.bits = 3, .group = 64, .symmetric = false};
+  const auto plain = run(w, rows, asked, {{"refit", 0}});
+  for (const float one : {0.0f, std::numeric_limits<float>::infinity(), 1.0f, 1e30f}) {
+    for (const float others : {0.0f, 1e-20f}) {
+      if (one == 0 && others != 0) continue;
+      InputFactor inputs;
+      inputs.cols = cols;
+      inputs.importance.assign(cols, others);
+      inputs.importance[9] = one;
+      const auto algorithm = make_algorithm("hqq", {{"refit", 1}});
+      const auto q = algorithm->quantize({matrix(w.data(), rows, cols), algorithm->spec_for(asked), {}, &inputs});
+      EXPECT_EQ(q.scales, plain.scales) << one << " " << others;
+      for (const float min : q.mins) EXPECT_TRUE(std::isfinite(min)) << one << " " << others;
     }
   }
 }
