@@ -341,13 +341,13 @@ class Planner {
 
   // For those that see no inputs and make use of what the norms say.
   void take_gains() {
-    std::map<std::string, InputFactor, std::less<>> gains;
+    std::optional<std::map<std::string, InputFactor, std::less<>>> gains;
     for (const PlannedTensor& planned : plan_.tensors) {
       if (planned.action != PlannedTensor::Action::kQuantize || planned.calibrated ||
           !chain(planned.algorithm).wants_gains())
         continue;
-      if (gains.empty()) gains = norm_gains(source_, config_);
-      auto found = gains.extract(planned.name);
+      if (!gains) gains = norm_gains(source_, config_);
+      auto found = gains->extract(planned.name);
       if (found && found.mapped().cols == planned.source->cols()) plan_.importance.insert(std::move(found));
     }
   }

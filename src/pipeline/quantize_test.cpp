@@ -269,6 +269,23 @@ TEST_F(Quantize, OnTheFlyIsTheSameQuantization) {
   EXPECT_EQ(got.zeros, want.zeros);
 }
 
+// It knows what the norms say too.
+TEST_F(Quantize, OnTheFlyHqqIsTheSameQuantization) {
+  request_.change = change(4, 32, false);
+  request_.algorithm = "hqq";
+  run("out");
+  const auto stored = Source::open(folder_ / "out");
+  const LoadOptions options = quantize_on_load(*source_, request_);
+  const std::string name = "model.layers.0.mlp.up_proj.weight";
+  const auto weight = options.replace(source_->get(name));
+  ASSERT_TRUE(weight && weight->packed());
+  const QuantizedMatrix got = unpack_rows(*weight->packed(), 0, weight->rows()),
+                        want = stored->get(name).read_codes(0, weight->rows());
+  EXPECT_EQ(got.codes, want.codes);
+  EXPECT_EQ(got.scales, want.scales);
+  EXPECT_EQ(got.mins, want.mins);
+}
+
 TEST_F(Quantize, NotANumberIsNamed) {
   for (const float bad : {std::nanf(""), -INFINITY}) {
     TinyModel model;
