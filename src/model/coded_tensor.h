@@ -36,9 +36,7 @@ class CodedTensor final : public StoredTensor {
     activations_ = activations;
     type_name_ = spec_->grid == Grid::kInt ? cat("int", spec_->bits) : std::string(nibble::name(spec_->grid));
   }
-  void read_rows(size_t begin, size_t end, float* out) const override {
-    read_coded_rows(*this, begin, end, out);
-  }
+  void read_rows(size_t begin, size_t end, float* out) const override { read_coded_rows(*this, begin, end, out); }
   QuantizedMatrix read_codes(size_t begin, size_t end) const override { return weight_.read_codes(begin, end); }
   PackedMatrix packed() const override { return weight_.packed(); }
   void release(size_t begin, size_t end) const noexcept override { release_pages(weight_.code_bytes(begin, end)); }

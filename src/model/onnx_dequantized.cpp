@@ -46,9 +46,7 @@ class OnnxDequantized final : public StoredTensor {
     bytes_ = ceil_div(bits, 8) + byte_size(*dtype, rows * groups_);
   }
 
-  void read_rows(size_t begin, size_t end, float* out) const override {
-    read_coded_rows(*this, begin, end, out);
-  }
+  void read_rows(size_t begin, size_t end, float* out) const override { read_coded_rows(*this, begin, end, out); }
 
   QuantizedMatrix read_codes(size_t begin, size_t end) const override {
     QuantizedMatrix q{.spec = *spec_, .rows = end - begin, .cols = cols()};

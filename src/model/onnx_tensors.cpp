@@ -127,9 +127,7 @@ class OnnxPacked final : public StoredTensor {
     bytes_ = rows * row_bytes_ + (scales_.bytes.size() + zeros_.bytes.size()) * rows / weight.rows;
   }
 
-  void read_rows(size_t begin, size_t end, float* out) const override {
-    read_coded_rows(*this, begin, end, out);
-  }
+  void read_rows(size_t begin, size_t end, float* out) const override { read_coded_rows(*this, begin, end, out); }
 
   QuantizedMatrix read_codes(size_t begin, size_t end) const override {
     QuantizedMatrix q{.spec = *spec_, .rows = end - begin, .cols = cols()};
