@@ -39,6 +39,12 @@ def linears(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "lm_head" not in name}
 
 
+def floats(model):
+    """What a model that kept its modules computes with: its linears and norms, whose gains may have taken up scales."""
+    made = {name: module.weight for name, module in linears(model).items()}
+    return made | {name: module.weight for name, module in model.named_modules() if type(module).__name__.endswith("RMSNorm")}
+
+
 def hqq(o):
     import torch
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
@@ -46,21 +52,29 @@ def hqq(o):
     for name, module in linears(load(o.model)).items():
         layer = HQQLinear(module, BaseQuantizeConfig(nbits=o.bits, group_size=o.group, axis=1), compute_dtype=torch.float32, device="cpu")
         made[name] = layer
-    return "hqq", lambda: {name: layer.dequantize() for name, layer in made.items()}
+    return "hqq", lambda: write(o, {name: layer.dequantize() for name, layer in made.items()})
 
 
 def llmcompressor(o):
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, forward_quantize
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.pipelines.cache import IntermediatesCache
+    IntermediatesCache.pin_memory = lambda *_: None  # AWQ pins its inputs, which fails where there is no GPU
     model = load(o.model)
     weights = QuantizationArgs(num_bits=o.bits, type="int", symmetric=not o.asym, strategy="group", group_size=o.group)
-    recipe = GPTQModifier(config_groups={"all": QuantizationScheme(targets=["Linear"], weights=weights)}, ignore=["lm_head"])
+    what = {"config_groups": {"all": QuantizationScheme(targets=["Linear"], weights=weights)}, "ignore": ["lm_head"]}
+    recipe = [AWQModifier(), QuantizationModifier(**what)] if o.tool.endswith("awq") else GPTQModifier(**what)
     ids = windows(o.model, o.calib, o.samples, o.seqlen)
     data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(x) for x in ids]})
     oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=o.seqlen, num_calibration_samples=len(ids), shuffle_calibration_samples=False)
-    return "llmcompressor", lambda: {name: module.weight for name, module in linears(model).items()}
+    if o.tool.endswith("awq"):  # leaves scales and zero points beside float weights; GPTQ's weights lie on their grid already
+        for module in linears(model).values():
+            module.weight.data = forward_quantize(module, module.weight, "weight", module.quantization_scheme.weights)
+    return "llmcompressor", lambda: write(o, floats(model))
 
 
 def gptqmodel(o):
@@ -70,14 +84,34 @@ def gptqmodel(o):
     model = GPTQModel.load(str(o.model), QuantizeConfig(bits=o.bits, group_size=o.group, sym=not o.asym, desc_act=False, offload_to_disk=False), device="cpu", dtype=torch.float32)
     ids = windows(o.model, o.calib, o.samples, o.seqlen)
     model.quantize([{"input_ids": torch.tensor([x]), "attention_mask": torch.ones(1, len(x), dtype=torch.long)} for x in ids], batch_size=1)
+    return "gptqmodel", lambda: model.save(str(o.out))  # its own checkpoint: what its layers in memory dequantize to is not what it saves
 
-    def weights():
-        made = {}
-        for name, module in model.model.named_modules():
-            if hasattr(module, "dequantize_weight") and hasattr(module, "qweight"):
-                made[name] = module.dequantize_weight().T
-        return made
-    return "gptqmodel", weights
+
+def autoround(o):
+    import torch
+    from auto_round import AutoRound
+    from transformers import AutoTokenizer
+    model = load(o.model)
+    ids = windows(o.model, o.calib, o.samples, o.seqlen)
+    tuner = AutoRound(model, AutoTokenizer.from_pretrained(o.model), bits=o.bits, group_size=o.group, sym=not o.asym, iters=o.iterations, nsamples=len(ids),
+                      seqlen=o.seqlen, dataset=[torch.tensor([x]) for x in ids], device_map="cpu", enable_torch_compile=False)
+    model, _ = tuner.quantize()
+    return "auto-round", lambda: write(o, floats(model))
+
+
+def train(model, ids, steps):
+    """TEQ's scales, as the tool's own tests train them."""
+    import torch
+    from transformers import get_scheduler
+    scales = list(model._trained_alphas.values())
+    adam = torch.optim.Adam(scales, lr=1e-3, betas=(0.9, 0.9))
+    rate = get_scheduler("linear", adam, num_warmup_steps=int(.05 * steps), num_training_steps=steps)
+    for step in range(steps):
+        x = torch.tensor([ids[step % len(ids)]])
+        model(x, labels=x).loss.backward()
+        adam.step()
+        adam.zero_grad()
+        rate.step()
 
 
 def inc(o):
@@ -85,22 +119,37 @@ def inc(o):
     import neural_compressor.torch.quantization as q
     algorithm = o.tool.split("-")[1]
     model = load(o.model)
-    common = {"bits": o.bits, "group_size": o.group, "use_sym": not o.asym}
-    config = {"gptq": q.GPTQConfig, "rtn": q.RTNConfig}[algorithm](**common) if algorithm != "hqq" else q.HQQConfig(bits=o.bits, group_size=o.group)
+    model.config.use_cache = False  # AWQ runs a block again and again with the inputs that it caught, a cache would grow meanwhile
+    common = {"bits": o.bits, "group_size": o.group} if algorithm == "hqq" else {"bits": o.bits, "group_size": o.group, "use_sym": not o.asym}
+    if algorithm == "teq":  # its search for what can take up scales needs a trace of the model, which fails
+        common["absorb_to_layer"] = {f"model.layers.{i}.{norm}": [f"model.layers.{i}.{name}" for name in names] for i in range(model.config.num_hidden_layers) for norm, names in
+                                     {"input_layernorm": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "post_attention_layernorm": ["mlp.gate_proj", "mlp.up_proj"],
+                                      "mlp.up_proj": ["mlp.down_proj"]}.items()}
+    config = {"gptq": q.GPTQConfig, "rtn": q.RTNConfig, "hqq": q.HQQConfig, "awq": q.AWQConfig, "teq": q.TEQConfig}[algorithm](**common)
     config.set_local("lm_head", type(config)(dtype="fp32"))
-    model = q.prepare(model, config)
-    if algorithm == "gptq":
-        for x in windows(o.model, o.calib, o.samples, o.seqlen):
+    ids = windows(o.model, o.calib, o.samples, o.seqlen) if algorithm in ("gptq", "awq", "teq") else []
+    model = q.prepare(model, config, example_inputs=torch.tensor([ids[0]]) if ids else None)
+    if algorithm == "teq":
+        train(model, ids, o.iterations)
+    else:
+        for x in ids:
             model(torch.tensor([x]))
     model = q.convert(model)
 
-    def weights():
-        return {name: module.recover() if hasattr(module, "recover") else module.dequantize()
-                for name, module in model.named_modules() if hasattr(module, "qweight") or hasattr(module, "dequantize")}
-    return "neural-compressor-pt", weights
+    def save():
+        made = floats(model)
+        for name, module in model.named_modules():
+            if hasattr(module, "recover") or hasattr(module, "dequantize"):
+                made[name] = module.recover() if hasattr(module, "recover") else module.dequantize()
+        for name in [name for name in made if name.endswith(".linear")]:  # AWQ scales the inputs of some linears instead of a norm
+            outer = name.removesuffix(".linear")
+            made[outer] = made.pop(name) * model.get_submodule(outer).input_scale
+        write(o, made)
+    return "neural-compressor-pt", save
 
 
-TOOLS = {"gptqmodel": gptqmodel, "llmcompressor": llmcompressor, "hqq": hqq, "inc-gptq": inc, "inc-hqq": inc, "inc-rtn": inc}
+TOOLS = {"gptqmodel": gptqmodel, "llmcompressor": llmcompressor, "llmcompressor-awq": llmcompressor, "autoround": autoround, "hqq": hqq,
+         "inc-gptq": inc, "inc-awq": inc, "inc-teq": inc, "inc-hqq": inc, "inc-rtn": inc}
 
 
 def write(o, weights):
@@ -111,13 +160,13 @@ def write(o, weights):
     for file in sorted(o.model.glob("*.safetensors")):
         tensors.update(load_file(file))
     for name, weight in weights.items():
-        key = name.removeprefix("model.model.") if name.startswith("model.model.") else name
-        key = next(k for k in (f"{key}.weight", f"model.{key}.weight") if k in tensors)
+        key = f"{name}.weight"
+        weight = weight.detach().to(torch.float32)
         if tensors[key].shape != weight.shape:
             sys.exit(f"{key}: the tool made {tuple(weight.shape)} of {tuple(tensors[key].shape)}")
-        tensors[key] = weight.detach().to(torch.float32).contiguous().clone()
-    if not weights:
-        sys.exit("the tool left nothing quantized behind")
+        if weight.ndim == 2 and torch.equal(weight, tensors[key].to(torch.float32)):
+            sys.exit(f"{key}: the tool did not quantize it")
+        tensors[key] = weight.contiguous().clone()
     o.out.mkdir(parents=True)
     save_file({name: tensor.to(torch.float32) for name, tensor in tensors.items()}, o.out / "model.safetensors", {"format": "pt"})
     for file in o.model.iterdir():
@@ -135,14 +184,15 @@ def main():
     parser.add_argument("--seqlen", type=int, default=512)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group", type=int, default=64)
+    parser.add_argument("--iterations", type=int, default=30, help="of AutoRound for each block, of TEQ for the model")
     parser.add_argument("--asym", action="store_true")
     o = parser.parse_args()
-    package, weights = TOOLS[o.tool](o)
+    package, save = TOOLS[o.tool](o)
     used = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = {"seconds": time.time() - START, "cpu_seconds": used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime,
               "peak_rss_bytes": used.ru_maxrss * 1024, "version": importlib.metadata.version(package)}
-    write(o, weights())
+    save()
     print(json.dumps(report))
 
 
