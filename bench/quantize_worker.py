@@ -139,7 +139,7 @@ def inc(o):
     def save():
         made = floats(model)
         for name, module in model.named_modules():
-            if hasattr(module, "recover") or hasattr(module, "dequantize"):
+            if hasattr(module, "qweight") or type(module).__name__ == "HQQLinear":
                 made[name] = module.recover() if hasattr(module, "recover") else module.dequantize()
         for name in [name for name in made if name.endswith(".linear")]:  # AWQ scales the inputs of some linears instead of a norm
             outer = name.removesuffix(".linear")
