@@ -2,11 +2,20 @@
 
   python bench/quantize_worker.py TOOL MODEL OUT --calib novel.txt [--samples 32] [--seqlen 512] [--bits 4] [--group 64] [--asym]
 
-TOOL: gptqmodel (7.7: GPTQ, its default group-aware order), llmcompressor (0.14: GPTQ, its defaults), hqq (0.2.8; asymmetric,
-real-valued zero points), inc-gptq, inc-hqq, inc-rtn (neural-compressor-pt 3.10). Each runs on the CPU in float32 with the tool's own
-defaults apart from bits, group, symmetry and what is noted below; the output head is kept. The calibration text is
-tokenized without special tokens and cut into consecutive windows. Prints a JSON object: seconds, cpu_seconds (user + system of the process from its start to the end of
-quantization, imports included as they are with any command), peak_rss_bytes, version. bench/quantize.py calls it.
+TOOL: gptqmodel (7.7: GPTQ, its default group-aware order), llmcompressor (0.14: GPTQ, its defaults), llmcompressor-awq, autoround (0.16.1),
+hqq (0.2.8; asymmetric, real-valued zero points), inc-gptq, inc-awq, inc-teq, inc-hqq, inc-rtn (neural-compressor-pt 3.10). Each runs on the CPU in
+float32 with the tool's own defaults apart from bits, group, symmetry and what is noted below; the output head is kept. The calibration text is
+tokenized without special tokens and cut into consecutive windows. Prints a JSON object: seconds, cpu_seconds (user + system of the process from its start
+to the end of quantization, imports included as they are with any command, writing the result not), peak_rss_bytes, version. bench/quantize.py calls it.
+
+What had to be worked around, on a CPU with transformers 5 (details where it is done):
+- GPTQModel crashes at load on two cores; its layers in memory dequantize wrongly (zero points stored less one, as its files want them, but read as
+  they are), so that its own checkpoint is the result. That stores norms and embedding as bfloat16.
+- llm-compressor's AWQ pins memory, which fails without a GPU: not done here. Its norms cannot take up v's scales under grouped-query attention: o_proj is left as it is.
+- AutoRound's torch.compile is off: compiling costs more than it gains here. Its sums run in bfloat16 (its default, amp). AutoRound by its defaults runs 200 iterations.
+- INC finds out which layer can take up scales by torch.jit.trace, which fails on the model. Its AWQ then multiplies the inputs of every linear by scales of its own, which
+  costs time when the model runs but is more than norms could take up; its TEQ crashes ('NoneType' object is not iterable) unless it is told (absorb_to_layer).
+  Its AWQ needs a model without a key-value cache.
 """
 
 import argparse
@@ -84,7 +93,7 @@ def gptqmodel(o):
     model = GPTQModel.load(str(o.model), QuantizeConfig(bits=o.bits, group_size=o.group, sym=not o.asym, desc_act=False, offload_to_disk=False), device="cpu", dtype=torch.float32)
     ids = windows(o.model, o.calib, o.samples, o.seqlen)
     model.quantize([{"input_ids": torch.tensor([x]), "attention_mask": torch.ones(1, len(x), dtype=torch.long)} for x in ids], batch_size=1)
-    return "gptqmodel", lambda: model.save(str(o.out))  # its own checkpoint: what its layers in memory dequantize to is not what it saves
+    return "gptqmodel", lambda: model.save(str(o.out))
 
 
 def autoround(o):
@@ -95,8 +104,8 @@ def autoround(o):
     ids = windows(o.model, o.calib, o.samples, o.seqlen)
     tuner = AutoRound(model, AutoTokenizer.from_pretrained(o.model), bits=o.bits, group_size=o.group, sym=not o.asym, iters=o.iterations, nsamples=len(ids),
                       seqlen=o.seqlen, dataset=[torch.tensor([x]) for x in ids], device_map="cpu", enable_torch_compile=False)
-    model, _ = tuner.quantize()
-    return "auto-round", lambda: write(o, floats(model))
+    tuner.quantize()
+    return "auto-round", lambda: tuner.save_quantized(str(o.out), format="auto_round")
 
 
 def train(model, ids, steps):
