@@ -4,9 +4,9 @@
   python3 bench/quantize.py --nibble build/release/nibble --model SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext-test.txt --calib novel.txt
 
 With --tool NAME=PYTHON (repeated) foreign tools run too, one process each by bench/quantize_worker.py in an environment of their own
-(bench/requirements-quantize.txt), on the model in float32, and nibble evaluates the floats that their weights stand for:
+(bench/requirements-quantize.txt), on the model in float32, and nibble evaluates their checkpoint or the floats that their weights stand for:
 
-  ... --tool gptqmodel=venv/bin/python --tool hqq=venv/bin/python --tool llmcompressor=other/bin/python
+  ... --tool gptqmodel=venv/bin/python --tool hqq=venv/bin/python --tool inc-awq=venv/bin/python --tool llmcompressor=other/bin/python --tool autoround=other/bin/python
 
 For the comparison on a model that lies on no grid give --model the folder that bench/dither wrote: it is then the reference too.
 

@@ -1,6 +1,6 @@
-"""Quantizes a Hugging Face folder with one foreign tool and writes what its weights then compute with, as floats.
+"""Quantizes a Hugging Face folder with one foreign tool and writes its own checkpoint (gptqmodel, autoround) or the floats that its weights stand for.
 
-  python bench/quantize_worker.py TOOL MODEL OUT --calib novel.txt [--samples 32] [--seqlen 512] [--bits 4] [--group 64] [--asym]
+  python bench/quantize_worker.py TOOL MODEL OUT --calib novel.txt [--samples 32] [--seqlen 512] [--bits 4] [--group 64] [--asym] [--iterations 30]
 
 TOOL: gptqmodel (7.7: GPTQ, its default group-aware order), llmcompressor (0.14: GPTQ, its defaults), llmcompressor-awq, autoround (0.16.1),
 hqq (0.2.8; asymmetric, real-valued zero points), inc-gptq, inc-awq, inc-teq, inc-hqq, inc-rtn (neural-compressor-pt 3.10). Each runs on the CPU in
@@ -8,14 +8,13 @@ float32 with the tool's own defaults apart from bits, group, symmetry and what i
 tokenized without special tokens and cut into consecutive windows. Prints a JSON object: seconds, cpu_seconds (user + system of the process from its start
 to the end of quantization, imports included as they are with any command, writing the result not), peak_rss_bytes, version. bench/quantize.py calls it.
 
-What had to be worked around, on a CPU with transformers 5 (details where it is done):
-- GPTQModel crashes at load on two cores; its layers in memory dequantize wrongly (zero points stored less one, as its files want them, but read as
-  they are), so that its own checkpoint is the result. That stores norms and embedding as bfloat16.
-- llm-compressor's AWQ pins memory, which fails without a GPU: not done here. Its norms cannot take up v's scales under grouped-query attention: o_proj is left as it is.
-- AutoRound's torch.compile is off: compiling costs more than it gains here. Its sums run in bfloat16 (its default, amp). AutoRound by its defaults runs 200 iterations.
-- INC finds out which layer can take up scales by torch.jit.trace, which fails on the model. Its AWQ then multiplies the inputs of every linear by scales of its own, which
-  costs time when the model runs but is more than norms could take up; its TEQ crashes ('NoneType' object is not iterable) unless it is told (absorb_to_layer).
-  Its AWQ needs a model without a key-value cache.
+What had to be worked around, on a CPU with transformers 5:
+- GPTQModel crashes at load on two cores. Its layers in memory dequantize wrongly (zero points are stored less one, as its files want them, and read as they
+  are), so that its own checkpoint is the result. That holds norms and embedding in bfloat16.
+- llm-compressor's AWQ pins memory, which fails without a GPU: not done here. It does not scale o_proj's inputs under grouped-query attention.
+- AutoRound by its defaults runs 200 iterations. It computes in bfloat16, as is its default; torch.compile is off, which it would use by default.
+- INC finds out which layers can take up scales by torch.jit.trace, which fails here. Its AWQ then gives each linear scales of its own and multiplies its inputs
+  by them when the model runs; its TEQ crashes ("'NoneType' object is not iterable") unless it is told (absorb_to_layer): norms, and up_proj for down_proj.
 """
 
 import argparse
@@ -130,7 +129,7 @@ def inc(o):
     model = load(o.model)
     model.config.use_cache = False  # AWQ runs a block again and again with the inputs that it caught, a cache would grow meanwhile
     common = {"bits": o.bits, "group_size": o.group} if algorithm == "hqq" else {"bits": o.bits, "group_size": o.group, "use_sym": not o.asym}
-    if algorithm == "teq":  # its search for what can take up scales needs a trace of the model, which fails
+    if algorithm == "teq":  # as INC's trace of the model fails
         common["absorb_to_layer"] = {f"model.layers.{i}.{norm}": [f"model.layers.{i}.{name}" for name in names] for i in range(model.config.num_hidden_layers) for norm, names in
                                      {"input_layernorm": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "post_attention_layernorm": ["mlp.gate_proj", "mlp.up_proj"],
                                       "mlp.up_proj": ["mlp.down_proj"]}.items()}
