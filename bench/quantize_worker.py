@@ -10,7 +10,7 @@ to the end of quantization, imports included as they are with any command, writi
 
 What had to be worked around, on a CPU with transformers 5:
 - GPTQModel crashes at load on two cores. Its layers in memory dequantize wrongly (zero points are stored less one, as its files want them, and read as they
-  are), so that its own checkpoint is the result. That holds norms and embedding in bfloat16.
+  are), so that its own checkpoint is the result.
 - llm-compressor's AWQ pins memory, which fails without a GPU: not done here. It does not scale o_proj's inputs under grouped-query attention.
 - AutoRound by its defaults runs 200 iterations. It computes in bfloat16, as is its default; torch.compile is off, which it would use by default.
 - INC finds out which layers can take up scales by torch.jit.trace, which fails here. Its AWQ then gives each linear scales of its own and multiplies its inputs
