@@ -8,14 +8,17 @@ using kernels::kLaneBlock;
 
 CodeDescent::CodeDescent(const LaneContext& context)
     : context_(context), blocks_((context.cols + kLaneBlock - 1) / kLaneBlock * kLaneBlock * kLaneBlock) {
-  float* block = blocks_.data();
-  for (size_t at = 0; at < context.cols; at += kLaneBlock, block += kLaneBlock * kLaneBlock)
+  float* out = blocks_.data();
+  for (size_t at = 0; at < context.cols; at += kLaneBlock, out += kLaneBlock * kLaneBlock) {
+    float block[kLaneBlock * kLaneBlock] = {};
     for (size_t i = at; i < context.cols; ++i) {
-      const float* const row = context.inputs.row(i) + at;
-      const size_t count = std::min(kLaneBlock, i + 1 - at);
-      for (size_t k = 0; k < count; ++k)
-        for (size_t j = 0; j < count; ++j) block[k * kLaneBlock + j] += row[k] * row[j];
+      float row[kLaneBlock] = {};
+      std::copy_n(context.inputs.row(i) + at, std::min(kLaneBlock, i + 1 - at), row);
+      for (size_t k = 0; k < kLaneBlock; ++k)
+        for (size_t j = 0; j < kLaneBlock; ++j) block[k * kLaneBlock + j] += row[k] * row[j];
     }
+    std::copy(std::begin(block), std::end(block), out);
+  }
 }
 
 // With H = L^T L and e = d L^T the gradient is g = e L. The best difference of column k alone is d_k - g_k / H_kk: its

@@ -10,7 +10,6 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "kernels/kernels.h"
-#include "quant/quantized_matrix.h"
 
 namespace nibble {
 namespace {
@@ -153,12 +152,6 @@ void encode_group(const QuantSpec& spec, const GroupScale& map, std::span<const 
     const auto top = static_cast<float>((1 << spec.bits) - 1);
     kernels::active().encode(weights.data(), weights.size(), map.scale, zero, 0.0f, top, codes);
   }
-}
-
-float code_value(const QuantSpec& spec, const GroupScale& map, uint8_t code) noexcept {
-  if (spec.grid != Grid::kInt) return grid_levels(spec.grid)[code];
-  const ValueMap unit = value_map(spec, 1.0f, spec.symmetric ? spec.symmetric_zero() : map.zero);
-  return unit.scale * (static_cast<float>(code) - unit.zero);
 }
 
 }  // namespace nibble

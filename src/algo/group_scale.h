@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "quant/spec.h"
+#include "quant/quantized_matrix.h"
 
 // Rounding one group of weights: what the data-free algorithms share.
 namespace nibble {
@@ -39,6 +39,10 @@ void encode_group(const QuantSpec& spec, const GroupScale& map, std::span<const 
                   uint8_t* codes) noexcept;
 
 // What codes stand for before scaling: grid(code) - zero.
-float code_value(const QuantSpec& spec, const GroupScale& map, uint8_t code) noexcept;
+inline float code_value(const QuantSpec& spec, const GroupScale& map, uint8_t code) noexcept {
+  if (spec.grid != Grid::kInt) return grid_levels(spec.grid)[code];
+  const ValueMap unit = value_map(spec, 1.0f, spec.symmetric ? spec.symmetric_zero() : map.zero);
+  return unit.scale * (static_cast<float>(code) - unit.zero);
+}
 
 }  // namespace nibble

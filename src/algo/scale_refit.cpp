@@ -18,15 +18,25 @@ constexpr double kLeastGain = 1e-6;  // of what the correction changes: below it
 // The factor's columns, those of a group side by side, in the order of their positions.
 struct GroupedColumns {
   std::vector<uint32_t> position;  // [cols]
+  std::vector<size_t> place;       // [cols]: where among them a position stands
   std::vector<size_t> begin;       // [groups + 1]
 
-  explicit GroupedColumns(const LaneContext& context) : position(context.cols), begin(context.groups + 1) {
+  explicit GroupedColumns(const LaneContext& context)
+      : position(context.cols), place(context.cols), begin(context.groups + 1) {
     for (const uint32_t g : context.group_at) ++begin[g + 1];
     for (size_t g = 0; g < context.groups; ++g) begin[g + 1] += begin[g];
     std::vector<size_t> next(begin.begin(), begin.end() - 1);
-    for (size_t i = 0; i < context.cols; ++i) position[next[context.group_at[i]]++] = static_cast<uint32_t>(i);
+    for (size_t i = 0; i < context.cols; ++i) {
+      place[i] = next[context.group_at[i]]++;
+      position[place[i]] = static_cast<uint32_t>(i);
+    }
   }
 };
+
+// out[i] = row[position[i]].
+void gather(const float* row, std::span<const uint32_t> position, float* out) {
+  for (size_t i = 0; i < position.size(); ++i) out[i] = row[position[i]];
+}
 
 // What is known of one block of rows: levels by grouped column, and the products of all unknowns and of d.
 struct BlockSystem {
@@ -158,13 +168,13 @@ class Refit {
 
   // Rows [at, at + depth) of L by grouped column: those that any of the rows has, 0 beyond a row's end.
   void pack(size_t at, size_t depth) {
-    for (size_t i = at; i < at + depth; ++i) ++seen_[context_.group_at[i]];
     for (size_t r = 0; r < depth; ++r) {
-      const float* const row = context_.inputs.row(at + r);
+      ++seen_[context_.group_at[at + r]];
       float* const out = packed_.data() + r * context_.cols;
       for (size_t g = 0; g < context_.groups; ++g)
-        for (size_t c = columns_.begin[g]; c < columns_.begin[g] + seen_[g]; ++c)
-          out[c] = columns_.position[c] <= at + r ? row[columns_.position[c]] : 0.0f;
+        gather(context_.inputs.row(at + r), std::span(columns_.position).subspan(columns_.begin[g], seen_[g]),
+               out + columns_.begin[g]);
+      for (size_t later = at + r + 1; later < at + depth; ++later) out[columns_.place[later]] = 0.0f;
     }
   }
 

@@ -25,20 +25,21 @@ T* aligned(std::vector<T>& storage, size_t size) {
   return storage.data() + (kOfLine - address / sizeof(T) % kOfLine) % kOfLine;
 }
 
-// One chunk of inputs, column by column, and the product X^T X of it. Float: tiles of Table::gemm_tile. Row c of
-// `columns` holds the chunk's values of column c.
+// One chunk of inputs x, and the product X^T X of it. Float: tiles of Table::gemm_tile. Row c of `columns` holds the
+// chunk's values of column c.
 struct FloatTiles {
   using Value = float;
+  MatrixView<const float> x;
   const kernels::Table& table = kernels::active();
 
   size_t tokens() const { return table.tile_tokens; }
   size_t rows() const { return table.tile_rows; }
-  void store(const float* column, size_t count, float* out) const { std::copy_n(column, count, out); }
-  void pack(const float* columns, size_t rows_in, size_t depth, float* panel) const {
-    table.transpose(columns, kStride, rows_in, depth, panel, rows());
+  // Columns [first, first + count), token by token: as they came.
+  void pack(size_t first, size_t count, float* panel) const {
+    for (size_t t = 0; t < x.rows; ++t) std::copy_n(x.row(t) + first, count, panel + t * rows());
   }
-  void multiply(const float* columns, const float* panel, size_t depth, float* acc, size_t count) const {
-    table.gemm_tile(columns, kStride, panel, depth, acc, rows(), count, false);
+  void multiply(const float* rows_of_a, const float* panel, float* acc, size_t count) const {
+    table.gemm_tile(rows_of_a, kStride, panel, x.rows, acc, rows(), count, false);
   }
 };
 
@@ -46,27 +47,28 @@ struct FloatTiles {
 struct Bf16Tiles {
   using Value = uint16_t;
   const kernels::Bf16Table& units;
-  const kernels::Table& table = kernels::active();
+  const uint16_t* columns;  // of X
+  size_t depth;             // tokens
 
   size_t tokens() const { return units.tile_tokens; }
   size_t rows() const { return units.tile_rows; }
-  void store(const float* column, size_t count, uint16_t* out) const {
-    table.f32_to_bf16(column, out, count);
-    if (count % 2 != 0) out[count] = 0;
+  void pack(size_t first, size_t count, uint16_t* panel) const {
+    units.pack_pairs(columns + first * kStride, kStride, count, depth, panel, rows());
   }
-  void pack(const uint16_t* columns, size_t rows_in, size_t depth, uint16_t* panel) const {
-    units.pack_pairs(columns, kStride, rows_in, depth, panel, rows());
-  }
-  void multiply(const uint16_t* columns, const uint16_t* panel, size_t depth, float* acc, size_t count) const {
-    units.gemm_tile(columns, kStride, panel, (depth + 1) / 2, acc, rows(), count, false);
+  void multiply(const uint16_t* rows_of_a, const uint16_t* panel, float* acc, size_t count) const {
+    units.gemm_tile(rows_of_a, kStride, panel, (depth + 1) / 2, acc, rows(), count, false);
   }
 };
 
-// add(r, c, p) for each p, element (r, c) of A^T X, of rows r >= c where `triangle`, else of all; a, x: [cols, kStride]
-// of `depth` values.
+// To bf16, whole pairs of tokens.
+void round_column(const float* column, size_t depth, uint16_t* out) {
+  kernels::active().f32_to_bf16(column, out, depth);
+  if (depth % 2 != 0) out[depth] = 0;
+}
+
+// add(r, c, p) for each p, element (r, c) of A^T X, of rows r >= c where `triangle`, else of all; a: [cols, kStride].
 template <class Tiles, class Add>
-void each_product(const Tiles& tiles, const typename Tiles::Value* a, const typename Tiles::Value* x, size_t cols,
-                  size_t depth, bool triangle, const Add& add) {
+void each_product(const Tiles& tiles, const typename Tiles::Value* a, size_t cols, bool triangle, const Add& add) {
   using Value = typename Tiles::Value;
   const size_t width = tiles.rows();
   parallel_for((cols + width - 1) / width, 1, [&](size_t first, size_t last) {
@@ -76,11 +78,11 @@ void each_product(const Tiles& tiles, const typename Tiles::Value* a, const type
     float* const acc = aligned(acc_storage, tiles.tokens() * width);
     for (size_t p = first; p < last; ++p) {
       const size_t begin = p * width, count = std::min(width, cols - begin);
-      if (count < width) std::fill_n(panel, width * (depth + depth % 2), Value{});
-      tiles.pack(x + begin * kStride, count, depth, panel);
+      if (count < width) std::fill_n(panel, width * (InputCollector::kChunk + 2), Value{});
+      tiles.pack(begin, count, panel);
       for (size_t r = triangle ? begin : 0; r < cols; r += tiles.tokens()) {
         const size_t rows = std::min(tiles.tokens(), cols - r);
-        tiles.multiply(a + r * kStride, panel, depth, acc, rows);
+        tiles.multiply(a + r * kStride, panel, acc, rows);
         for (size_t i = 0; i < rows; ++i)
           add(r + i, begin, acc + i * width, triangle ? std::min(count, r + i + 1 - begin) : count);
       }
@@ -91,20 +93,33 @@ void each_product(const Tiles& tiles, const typename Tiles::Value* a, const type
 // gram += X^T X and, unless `deltas` is null, cross += deltas^T X.
 template <class Tiles>
 void add_products(const Tiles& tiles, const typename Tiles::Value* columns, const typename Tiles::Value* deltas,
-                  size_t depth, StatsSums& sums) {
+                  StatsSums& sums) {
   const size_t cols = sums.square.size();
-  each_product(tiles, columns, columns, cols, depth, true,
-               [&](size_t row, size_t begin, const float* products, size_t count) {
-                 double* const out = sums.gram.data() + row * (row + 1) / 2 + begin;
-                 for (size_t c = 0; c < count; ++c) out[c] += static_cast<double>(products[c]);
-               });
+  each_product(tiles, columns, cols, true, [&](size_t row, size_t begin, const float* products, size_t count) {
+    double* const out = sums.gram.data() + row * (row + 1) / 2 + begin;
+    for (size_t c = 0; c < count; ++c) out[c] += static_cast<double>(products[c]);
+  });
   if (!deltas) return;
-  each_product(tiles, deltas, columns, cols, depth, false,
-               [&](size_t row, size_t begin, const float* products, size_t count) {
-                 float* const out = sums.cross.data() + row * cols + begin;
-                 for (size_t c = 0; c < count; ++c) out[c] += products[c];
-               });
+  each_product(tiles, deltas, cols, false, [&](size_t row, size_t begin, const float* products, size_t count) {
+    float* const out = sums.cross.data() + row * cols + begin;
+    for (size_t c = 0; c < count; ++c) out[c] += products[c];
+  });
 }
+
+// What a strip of columns adds to the sums, in the order of the tokens.
+struct StripSums {
+  double square[kStrip] = {}, abs[kStrip] = {};
+  float max_abs[kStrip] = {};
+
+  void add(const float* x, size_t cols) {
+    for (size_t c = 0; c < cols; ++c) {
+      const float a = std::abs(x[c]);
+      square[c] += static_cast<double>(a) * static_cast<double>(a);
+      abs[c] += static_cast<double>(a);
+      max_abs[c] = std::max(max_abs[c], a);
+    }
+  }
+};
 
 }  // namespace
 
@@ -142,36 +157,33 @@ void InputCollector::add_chunk(MatrixView<const float> x, const MatrixView<const
   float* const floats = gram && !units ? aligned(float_storage, space) : nullptr;
   uint16_t* const halves = gram && units ? aligned(half_storage, space) : nullptr;
   parallel_for(cols, kStrip, [&](size_t begin, size_t end) {
-    alignas(kLine) float strip[kStrip * kStride];
-    alignas(kLine) float other[kStrip * kStride];
-    kernels::active().transpose(x.data + begin, x.stride, depth, end - begin, strip, kStride);
-    if (wanted) kernels::active().transpose(wanted->data + begin, wanted->stride, depth, end - begin, other, kStride);
+    StripSums strip;
+    for (size_t t = 0; t < depth; ++t) strip.add(x.row(t) + begin, end - begin);
     for (size_t c = begin; c < end; ++c) {
-      const float* column = strip + (c - begin) * kStride;
-      double square = 0, sum = 0;
-      float most = 0;
-      for (size_t t = 0; t < depth; ++t) {
-        const float a = std::abs(column[t]);
-        square += static_cast<double>(a) * static_cast<double>(a);
-        sum += static_cast<double>(a);
-        most = std::max(most, a);
-      }
-      if (!std::isfinite(square))
+      if (!std::isfinite(strip.square[c - begin]))
         throw Error(ErrorKind::kCorrupt, "the model computes NaN or infinity on the calibration text");
-      sums_.square[c] += square;
-      sums_.abs[c] += sum;
-      sums_.max_abs[c] = std::max(sums_.max_abs[c], most);
-      if (floats) FloatTiles{}.store(column, depth, floats + c * kStride);
-      if (halves) Bf16Tiles{*units}.store(column, depth, halves + c * kStride);
-      if (!wanted) continue;
-      float* const delta = other + (c - begin) * kStride;
-      for (size_t t = 0; t < depth; ++t) delta[t] -= column[t];
-      if (floats) FloatTiles{}.store(delta, depth, floats + (cols + c) * kStride);
-      if (halves) Bf16Tiles{*units}.store(delta, depth, halves + (cols + c) * kStride);
+      sums_.square[c] += strip.square[c - begin];
+      sums_.abs[c] += strip.abs[c - begin];
+      sums_.max_abs[c] = std::max(sums_.max_abs[c], strip.max_abs[c - begin]);
+    }
+    if (!gram) return;
+    alignas(kLine) float space_of_columns[kStrip * kStride];
+    alignas(kLine) float space_of_deltas[kStrip * kStride];
+    float* const columns = floats ? floats + begin * kStride : space_of_columns;
+    kernels::active().transpose(x.data + begin, x.stride, depth, end - begin, columns, kStride);
+    for (size_t c = begin; halves && c < end; ++c)
+      round_column(columns + (c - begin) * kStride, depth, halves + c * kStride);
+    if (!wanted) return;
+    float* const deltas = floats ? floats + (cols + begin) * kStride : space_of_deltas;
+    kernels::active().transpose(wanted->data + begin, wanted->stride, depth, end - begin, deltas, kStride);
+    for (size_t c = begin; c < end; ++c) {
+      float* const delta = deltas + (c - begin) * kStride;
+      for (size_t t = 0; t < depth; ++t) delta[t] -= columns[(c - begin) * kStride + t];
+      if (halves) round_column(delta, depth, halves + (cols + c) * kStride);
     }
   });
-  if (floats) add_products(FloatTiles{}, floats, wanted ? floats + cols * kStride : nullptr, depth, sums_);
-  if (halves) add_products(Bf16Tiles{*units}, halves, wanted ? halves + cols * kStride : nullptr, depth, sums_);
+  if (floats) add_products(FloatTiles{x}, floats, wanted ? floats + cols * kStride : nullptr, sums_);
+  if (halves) add_products(Bf16Tiles{*units, halves, depth}, halves, wanted ? halves + cols * kStride : nullptr, sums_);
   sums_.tokens += depth;
   ++chunks_;
 }

@@ -66,6 +66,10 @@ TokenStore::~TokenStore() {
 void TokenStore::write(size_t first, MatrixView<const float> x) {
   assert(x.cols <= cols_);
   const size_t size = value_bytes(dtype_), row = x.cols * size, offset = first * cols_ * size;
+  if (file_ >= 0 && as_stored(x)) {
+    transfer(::pwrite, file_, reinterpret_cast<const std::byte*>(x.data), x.rows * row, offset);
+    return;
+  }
   if (file_ >= 0) buffer_.resize(x.rows * row);
   std::byte* out = file_ >= 0 ? buffer_.data() : memory_.data() + offset;
   for (size_t r = 0; r < x.rows; ++r) {
@@ -80,6 +84,10 @@ void TokenStore::write(size_t first, MatrixView<const float> x) {
 void TokenStore::read(size_t first, MatrixView<float> x) const {
   assert(x.cols <= cols_);
   const size_t size = value_bytes(dtype_), row = x.cols * size, offset = first * cols_ * size;
+  if (file_ >= 0 && as_stored(x)) {
+    transfer(::pread, file_, reinterpret_cast<std::byte*>(x.data), x.rows * row, offset);
+    return;
+  }
   if (file_ >= 0) {
     buffer_.resize(x.rows * row);
     transfer(::pread, file_, buffer_.data(), buffer_.size(), offset);

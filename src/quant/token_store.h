@@ -26,6 +26,9 @@ class TokenStore {
   void read(size_t first, MatrixView<float> x) const;
 
  private:
+  // A document's bytes lie in the file as they do in x.
+  bool as_stored(MatrixView<const float> x) const { return dtype_ == DType::kF32 && x.stride == x.cols; }
+
   size_t cols_;
   DType dtype_;
   int file_ = -1;
