@@ -8,17 +8,18 @@ using kernels::kLaneBlock;
 
 CodeDescent::CodeDescent(const LaneContext& context)
     : context_(context), blocks_((context.cols + kLaneBlock - 1) / kLaneBlock * kLaneBlock * kLaneBlock) {
-  float* out = blocks_.data();
-  for (size_t at = 0; at < context.cols; at += kLaneBlock, out += kLaneBlock * kLaneBlock) {
-    float block[kLaneBlock * kLaneBlock] = {};
-    for (size_t i = at; i < context.cols; ++i) {
-      float row[kLaneBlock] = {};
-      std::copy_n(context.inputs.row(i) + at, std::min(kLaneBlock, i + 1 - at), row);
-      for (size_t k = 0; k < kLaneBlock; ++k)
-        for (size_t j = 0; j < kLaneBlock; ++j) block[k * kLaneBlock + j] += row[k] * row[j];
+  const size_t n = context.cols;
+  // H's diagonals, [kLaneBlock, n]: element c of diagonal d is H[c][c - d]. All that the blocks hold is among them.
+  std::vector<float> diagonals(kLaneBlock * n);
+  for (size_t i = 0; i < n; ++i) {
+    const float* const row = context.inputs.row(i);
+    for (size_t d = 0; d < kLaneBlock; ++d) {
+      float* const out = &diagonals[d * n];
+      for (size_t c = d; c <= i; ++c) out[c] += row[c] * row[c - d];
     }
-    std::copy(std::begin(block), std::end(block), out);
   }
+  for (size_t c = 0; c < n; ++c)
+    for (size_t d = 0; d <= c % kLaneBlock; ++d) blocks_[c * kLaneBlock + c % kLaneBlock - d] = diagonals[d * n + c];
 }
 
 // With H = L^T L and e = d L^T the gradient is g = e L. The best difference of column k alone is d_k - g_k / H_kk: its

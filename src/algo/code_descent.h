@@ -16,7 +16,7 @@ class CodeDescent {
 
  private:
   const LaneContext& context_;
-  std::vector<float> blocks_;  // [cols / kLaneBlock, kLaneBlock, kLaneBlock]: the diagonal blocks of L^T L
+  std::vector<float> blocks_;  // [cols / kLaneBlock, kLaneBlock, kLaneBlock]: L^T L's diagonal blocks, lower triangles
 };
 
 }  // namespace nibble

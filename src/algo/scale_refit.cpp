@@ -34,8 +34,8 @@ struct GroupedColumns {
 };
 
 // out[i] = row[position[i]].
-void gather(const float* row, std::span<const uint32_t> position, float* out) {
-  for (size_t i = 0; i < position.size(); ++i) out[i] = row[position[i]];
+void gather(const float* row, const uint32_t* position, size_t count, float* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = row[position[i]];
 }
 
 // What is known of one block of rows: levels by grouped column, and the products of all unknowns and of d.
@@ -138,11 +138,12 @@ class Refit {
   void load_levels(const LaneRows& rows, size_t c, float* out) const {
     const size_t i = columns_.position[c], g = context_.group_at[i] * kRowLanes;
     if (context_.dead[i]) return;
-    for (size_t lane = 0; lane < kRowLanes; ++lane) {
-      const uint8_t code = rows.codes[i * kRowLanes + lane];
-      out[lane] = context_.integer ? static_cast<float>(code) - rows.zero[g + lane]
-                                   : code_value(context_.rounding.spec, {}, code);
-    }
+    const uint8_t* const codes = &rows.codes[i * kRowLanes];
+    const float* const zero = &rows.zero[g];
+    if (context_.integer)
+      for (size_t lane = 0; lane < kRowLanes; ++lane) out[lane] = static_cast<float>(codes[lane]) - zero[lane];
+    else
+      for (size_t lane = 0; lane < kRowLanes; ++lane) out[lane] = code_value(context_.rounding.spec, {}, codes[lane]);
   }
 
   // Adds what positions [at, at + depth) contribute to A and b: these components of each u_g L^T and of d L^T.
@@ -172,8 +173,7 @@ class Refit {
       ++seen_[context_.group_at[at + r]];
       float* const out = packed_.data() + r * context_.cols;
       for (size_t g = 0; g < context_.groups; ++g)
-        gather(context_.inputs.row(at + r), std::span(columns_.position).subspan(columns_.begin[g], seen_[g]),
-               out + columns_.begin[g]);
+        gather(context_.inputs.row(at + r), &columns_.position[columns_.begin[g]], seen_[g], out + columns_.begin[g]);
       for (size_t later = at + r + 1; later < at + depth; ++later) out[columns_.place[later]] = 0.0f;
     }
   }
@@ -181,23 +181,35 @@ class Refit {
   // A and b are about H without what was added to its diagonal.
   void remove_damping(const LaneRows& rows, BlockSystem& system) const {
     const auto damp = static_cast<float>(context_.inputs.damp);
-    for (size_t g = 0; g < context_.groups; ++g)
-      for (size_t lane = 0; lane < kRowLanes; ++lane) {
-        // [0] is the difference, [1] the scale's levels, [2] the min's: their products with each other.
-        float square = 0, own = 0, line = 0, ones = 0, total = 0;
-        for (size_t c = columns_.begin[g]; c < columns_.begin[g + 1]; ++c) {
-          const float level = system.levels[c * kRowLanes + lane], one = mins_ ? ones_[c * kRowLanes + lane] : 0.0f;
-          const float d = rows.x[columns_.position[c] * kRowLanes + lane];
-          square += level * level, own += d * level, line += level * one, ones += one * one, total += d * one;
+    for (size_t g = 0; g < context_.groups; ++g) {
+      // Products of the scale's levels with themselves, the difference and the min's levels; of those likewise.
+      float square[kRowLanes] = {}, own[kRowLanes] = {}, line[kRowLanes] = {}, ones[kRowLanes] = {},
+            total[kRowLanes] = {};
+      for (size_t c = columns_.begin[g]; c < columns_.begin[g + 1]; ++c) {
+        const float* const level = &system.levels[c * kRowLanes];
+        const float* const d = &rows.x[columns_.position[c] * kRowLanes];
+        for (size_t lane = 0; lane < kRowLanes; ++lane) {
+          square[lane] += level[lane] * level[lane];
+          own[lane] += d[lane] * level[lane];
         }
-        const size_t scale = g, min = context_.groups + g;
-        at(system, scale, scale, lane) -= damp * square;
-        at(system, unknowns_, scale, lane) -= damp * own;
         if (!mins_) continue;
-        at(system, min, scale, lane) -= damp * line;
-        at(system, min, min, lane) -= damp * ones;
-        at(system, unknowns_, min, lane) -= damp * total;
+        const float* const one = &ones_[c * kRowLanes];
+        for (size_t lane = 0; lane < kRowLanes; ++lane) {
+          line[lane] += level[lane] * one[lane];
+          ones[lane] += one[lane] * one[lane];
+          total[lane] += d[lane] * one[lane];
+        }
       }
+      const size_t scale = g, min = context_.groups + g;
+      for (size_t lane = 0; lane < kRowLanes; ++lane) {
+        at(system, scale, scale, lane) -= damp * square[lane];
+        at(system, unknowns_, scale, lane) -= damp * own[lane];
+        if (!mins_) continue;
+        at(system, min, scale, lane) -= damp * line[lane];
+        at(system, min, min, lane) -= damp * ones[lane];
+        at(system, unknowns_, min, lane) -= damp * total[lane];
+      }
+    }
   }
 
   static float& at(BlockSystem& system, size_t i, size_t j, size_t lane) {  // i >= j

@@ -14,8 +14,15 @@
 namespace nibble {
 namespace {
 
-// Rows of a slice: enough to fill vectors and reuse a factor's rows, few enough that k_proj keeps all threads busy.
-constexpr size_t kSliceRows = 32;
+// Rows that algorithms work on side by side, and of which errors are summed up.
+constexpr size_t kRows = 32;
+
+// Units of kRows rows in a slice, which one thread rounds: what an algorithm prepares of the factor serves all of them.
+// Few enough that all threads have something to do.
+size_t slice_units(size_t rows) {
+  constexpr size_t kMost = 4, kSlicesPerThread = 4;
+  return std::clamp<size_t>(rows / (kRows * kSlicesPerThread * thread_count()), 1, kMost);
+}
 
 const PlannedTensor* to_round(const std::string& linear, const QuantizePlan& plan) {
   const PlannedTensor* planned = plan.find(linear);
@@ -58,18 +65,19 @@ class LinearRounding {
         folds_(folds),
         inputs_(inputs),
         builder_(*planned.spec, planned.source->rows(), planned.source->cols()),
-        measures_((planned.source->rows() + kSliceRows - 1) / kSliceRows),
-        left_(measures_.size()) {
+        slice_rows_(kRows * slice_units(planned.source->rows())),
+        measures_((planned.source->rows() + kRows - 1) / kRows),
+        left_(slices()) {
     if (planned.spec->per_tensor) range_ = folded_range();
   }
 
-  size_t slices() const { return measures_.size(); }
+  size_t slices() const { return (planned_.source->rows() + slice_rows_ - 1) / slice_rows_; }
 
   void round(size_t slice) {
     check_interrupted();
     const double start = wall_seconds();
     const StoredTensor& source = *planned_.source;
-    const size_t begin = slice * kSliceRows, end = std::min(source.rows(), begin + kSliceRows);
+    const size_t begin = slice * slice_rows_, end = std::min(source.rows(), begin + slice_rows_);
     std::vector<float> weights = read_finite(source, begin, end);
     const MatrixView<float> view = matrix(weights.data(), end - begin, source.cols());
     folds_.apply(planned_.name, begin, view);
@@ -77,15 +85,21 @@ class LinearRounding {
         chain_.quantize({view, *planned_.spec, range_, inputs_.cols == 0 ? nullptr : &inputs_});
     check_scales(quantized, begin);
     builder_.add(begin, quantized);
-    LayerMeasure& measure = measures_[slice];
-    measure.output_signal = output_error(inputs_, view);
-    std::vector<float> restored(weights.size());
-    dequantize(quantized, matrix(restored.data(), view.rows, view.cols));
-    measure.signal = square(weights);
-    for (size_t i = 0; i < weights.size(); ++i) weights[i] -= restored[i];
-    measure.error = square(weights);
-    measure.output_error = output_error(inputs_, view);
-    measure.seconds = wall_seconds() - start;
+    std::vector<float> differences(weights.size());
+    dequantize(quantized, matrix(differences.data(), view.rows, view.cols));
+    for (size_t i = 0; i < weights.size(); ++i) differences[i] = weights[i] - differences[i];
+    for (size_t row = 0; row < view.rows; row += kRows) {
+      const size_t rows = std::min(kRows, view.rows - row);
+      LayerMeasure& measure = measures_[(begin + row) / kRows];
+      const auto part = [&](std::vector<float>& of) {
+        return matrix<const float>(&of[row * view.cols], rows, view.cols);
+      };
+      measure.output_signal = output_error(inputs_, part(weights));
+      measure.output_error = output_error(inputs_, part(differences));
+      measure.signal = square(part(weights));
+      measure.error = square(part(differences));
+    }
+    measures_[begin / kRows].seconds = wall_seconds() - start;
     // Pages of a transposed weight hold parts of all rows: they go while the next linear is rounded.
     if (left_.fetch_sub(1) == 1) source.release(0, source.rows());
   }
@@ -107,19 +121,23 @@ class LinearRounding {
   }
 
  private:
-  static double square(const std::vector<float>& values) {
+  // Of a dense matrix.
+  static double square(MatrixView<const float> values) {
     double sum = 0;
     constexpr size_t kRun = 4096;  // floats added in float before they go to the double
-    for (size_t i = 0; i < values.size(); i += kRun)
-      sum += static_cast<double>(kernels::active().dot_f32(&values[i], &values[i], std::min(kRun, values.size() - i)));
+    const size_t count = values.rows * values.cols;
+    for (size_t i = 0; i < count; i += kRun) {
+      const float* const run = values.data + i;
+      sum += static_cast<double>(kernels::active().dot_f32(run, run, std::min(kRun, count - i)));
+    }
     return sum;
   }
 
   std::pair<float, float> folded_range() const {
     std::pair<float, float> range{std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
-    for (size_t begin = 0; begin < planned_.source->rows(); begin += kSliceRows) {
+    for (size_t begin = 0; begin < planned_.source->rows(); begin += slice_rows_) {
       std::vector<float> rows =
-          read_finite(*planned_.source, begin, std::min(planned_.source->rows(), begin + kSliceRows));
+          read_finite(*planned_.source, begin, std::min(planned_.source->rows(), begin + slice_rows_));
       folds_.apply(planned_.name, begin,
                    matrix(rows.data(), rows.size() / planned_.source->cols(), planned_.source->cols()));
       const auto [lo, hi] = std::minmax_element(rows.begin(), rows.end());
@@ -140,7 +158,8 @@ class LinearRounding {
   const InputFactor& inputs_;
   PackedMatrixBuilder builder_;
   std::pair<float, float> range_{};
-  std::vector<LayerMeasure> measures_;  // of each slice, so that sums have one order
+  size_t slice_rows_;
+  std::vector<LayerMeasure> measures_;  // of each kRows rows, so that sums have one order
   std::atomic<size_t> left_;            // slices to round
 };
 

@@ -66,9 +66,17 @@ void round_column(const float* column, size_t depth, uint16_t* out) {
   if (depth % 2 != 0) out[depth] = 0;
 }
 
-// add(r, c, p) for each p, element (r, c) of A^T X, of rows r >= c where `triangle`, else of all; a: [cols, kStride].
-template <class Tiles, class Add>
-void each_product(const Tiles& tiles, const typename Tiles::Value* a, size_t cols, bool triangle, const Add& add) {
+// To the caches, from memory or a cache of all cores: sums are on their way while products are formed.
+template <class T>
+void fetch(const T* values, size_t count) {
+  constexpr size_t kOfLine = kLine / sizeof(T);
+  for (size_t i = 0; i < count + kOfLine; i += kOfLine) __builtin_prefetch(values + i, 1);
+}
+
+// *at(r, c) += element (r, c) of A^T X, for rows r >= c where `triangle`, else for all; at(r, c + 1) is at(r, c) + 1.
+// a: [cols, kStride].
+template <class Tiles, class At>
+void each_product(const Tiles& tiles, const typename Tiles::Value* a, size_t cols, bool triangle, const At& at) {
   using Value = typename Tiles::Value;
   const size_t width = tiles.rows();
   parallel_for((cols + width - 1) / width, 1, [&](size_t first, size_t last) {
@@ -78,13 +86,18 @@ void each_product(const Tiles& tiles, const typename Tiles::Value* a, size_t col
     float* const acc = aligned(acc_storage, tiles.tokens() * width);
     for (size_t p = first; p < last; ++p) {
       const size_t begin = p * width, count = std::min(width, cols - begin);
+      const auto wanted = [&](size_t row) { return triangle ? std::min(count, row + 1 - begin) : count; };
       if (count < width) std::fill_n(panel, width * (InputCollector::kChunk + 2), Value{});
       tiles.pack(begin, count, panel);
       for (size_t r = triangle ? begin : 0; r < cols; r += tiles.tokens()) {
         const size_t rows = std::min(tiles.tokens(), cols - r);
+        for (size_t i = 0; i < rows; ++i) fetch(at(r + i, begin), wanted(r + i));
         tiles.multiply(a + r * kStride, panel, acc, rows);
-        for (size_t i = 0; i < rows; ++i)
-          add(r + i, begin, acc + i * width, triangle ? std::min(count, r + i + 1 - begin) : count);
+        for (size_t i = 0; i < rows; ++i) {
+          auto* const out = at(r + i, begin);
+          const float* const products = acc + i * width;
+          for (size_t c = 0, n = wanted(r + i); c < n; ++c) out[c] += products[c];
+        }
       }
     }
   });
@@ -95,15 +108,11 @@ template <class Tiles>
 void add_products(const Tiles& tiles, const typename Tiles::Value* columns, const typename Tiles::Value* deltas,
                   StatsSums& sums) {
   const size_t cols = sums.square.size();
-  each_product(tiles, columns, cols, true, [&](size_t row, size_t begin, const float* products, size_t count) {
-    double* const out = sums.gram.data() + row * (row + 1) / 2 + begin;
-    for (size_t c = 0; c < count; ++c) out[c] += static_cast<double>(products[c]);
-  });
-  if (!deltas) return;
-  each_product(tiles, deltas, cols, false, [&](size_t row, size_t begin, const float* products, size_t count) {
-    float* const out = sums.cross.data() + row * cols + begin;
-    for (size_t c = 0; c < count; ++c) out[c] += products[c];
-  });
+  each_product(tiles, columns, cols, true,
+               [&](size_t row, size_t col) { return sums.gram.data() + row * (row + 1) / 2 + col; });
+  if (deltas)
+    each_product(tiles, deltas, cols, false,
+                 [&](size_t row, size_t col) { return sums.cross.data() + row * cols + col; });
 }
 
 // What a strip of columns adds to the sums, in the order of the tokens.
