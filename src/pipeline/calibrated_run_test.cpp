@@ -147,6 +147,25 @@ TEST_F(CalibratedRun, DoesNotDependOnThreadsOrMemory) {
   EXPECT_EQ(bytes("one"), bytes("three"));
 }
 
+TEST_F(CalibratedRun, DoesNotDependOnHowManyRowsAThreadTakes) {
+  TinyModel wide;
+  wide.intermediate = 288;  // with one thread slices of 64 rows, with three of 32
+  wide.layers = 1;
+  wide.write(folder_ / "wide");
+  source_ = Source::open(folder_ / "wide");
+  for (const std::string algorithm : {"search", "gptq"}) {
+    set_thread_count(1);
+    const QuantizeResult one = run("one-" + algorithm, algorithm);
+    set_thread_count(3);
+    const QuantizeResult three = run("three-" + algorithm, algorithm);
+    set_thread_count(0);
+    EXPECT_EQ(bytes("one-" + algorithm), bytes("three-" + algorithm)) << algorithm;
+    ASSERT_EQ(one.layers.size(), three.layers.size());
+    for (size_t i = 0; i < one.layers.size(); ++i)
+      EXPECT_EQ(one.layers[i].output_error, three.layers[i].output_error) << algorithm << " " << one.layers[i].name;
+  }
+}
+
 TEST_F(CalibratedRun, ResumesBehindTheLastFinishedBlock) {
   run("whole", "gptq");
   StopAt stop("block 2/2");
