@@ -312,7 +312,7 @@ class Planner {
                   "--no-true-sequential");
     if (request_.calibration.samples == size_t{0})
       throw Error(ErrorKind::kUsage, "--samples should be 1 or more, found 0");
-    if (asked && !needed && !used)
+    if (asked && !needed && !used && quantizes())
       throw Error(ErrorKind::kUsage,
                   "none of the algorithms used here looks at activations: leave out the calibration options, or choose "
                   "another --algorithm (see --help-algorithms)");
@@ -382,8 +382,10 @@ class Planner {
                                    ") and are quantized again: errors add up; prefer the original model"));
   }
 
+  bool quantizes() const { return !plan_.algorithms.empty() || blocks_.has_value(); }
+
   void check_used() const {
-    if (plan_.algorithms.empty() && !blocks_)
+    if (!quantizes())
       throw Error(ErrorKind::kUsage,
                   "nothing to quantize; say how with --scheme NAME or --bits N (linears), --embedding or --lm-head "
                   "BITS[:GROUP], or a --rule that matches");

@@ -210,6 +210,10 @@ TEST_F(Plan, RefusesEmptyAndImpossibleRequests) {
   const auto text = [&] { return error_text([&] { make(); }); };
   request_ = {};
   EXPECT_THAT(text(), HasSubstr("nothing to quantize"));
+  request_.algorithm = "gptq";
+  request_.calibration.from = "self";
+  EXPECT_THAT(text(), HasSubstr("nothing to quantize"));
+  request_ = {};
   request_.scheme = "W4A16";
   request_.algorithm = "guess";
   EXPECT_THAT(text(), HasSubstr("rtn"));
