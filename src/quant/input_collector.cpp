@@ -70,7 +70,8 @@ void round_column(const float* column, size_t depth, uint16_t* out) {
 template <class T>
 void fetch(const T* values, size_t count) {
   constexpr size_t kOfLine = kLine / sizeof(T);
-  for (size_t i = 0; i < count + kOfLine; i += kOfLine) __builtin_prefetch(values + i, 1);
+  for (size_t i = 0; i < count; i += kOfLine) __builtin_prefetch(values + i, 1);
+  if (count > 0) __builtin_prefetch(values + count - 1, 1);
 }
 
 // *at(r, c) += element (r, c) of A^T X, for rows r >= c where `triangle`, else for all; at(r, c + 1) is at(r, c) + 1.
