@@ -18,7 +18,7 @@ constexpr AlgorithmOption kOptions[] = {
     {"kappa", 1.01, 1, 10, "multiplies beta after each iteration"},
     {"iters", 20, 1, 1000, "iterations; each group keeps the zero point with the least mean |error|"},
     {"relative", 0, 0, 1,
-     "1: beta counts errors in steps of the group's scale; 0: in units of the weights, as in the paper"},
+     "1: beta counts errors in steps of the group's scale; 0: in units of the weights, as in the paper; or between"},
     {"refit", 4, 0, 100,
      "least-squares fits of scale and min to the codes that come after, each but the last rounded again"},
     {"round_zero", 2, 0, 2, "the first zero point is 0: real; 1: an integer; 2: an integer with 4 bits"},
@@ -32,8 +32,8 @@ constexpr AlgorithmOption kOptions[] = {
 //
 // Everything is computed in steps of s: with e = s u, shrink(e, beta) / s = sign(u) max(0, |u| - s^(p-2) / beta
 // |u|^(p-1)), and z grows by mean(shrink(u) - u). Weights of usual size have such small errors that the paper's beta of
-// 10 leaves nothing of any of them, and z becomes the mean. Counting errors in steps (`relative`: the factor is 1 /
-// beta) gives beta the same meaning in every group.
+// 10 leaves nothing of any of them, and z becomes the mean. Counting errors in steps (`relative` 1: the factor is 1 /
+// beta) gives beta the same meaning in every group; between, errors count in units of s^relative.
 //
 // The paper's implementation stops when the mean error of a whole matrix no longer falls, and keeps what the last
 // iteration made. Here every group gets all iterations and keeps its best zero, so that rows do not depend on each
@@ -49,7 +49,7 @@ class Hqq final : public Algorithm {
       : p_(static_cast<float>(settings.find("p")->second)),
         beta_(settings.find("beta")->second),
         kappa_(static_cast<float>(settings.find("kappa")->second)),
-        relative_(settings.find("relative")->second != 0),
+        relative_(settings.find("relative")->second),
         refits_(static_cast<int>(settings.find("refit")->second)),
         iters_(static_cast<int>(settings.find("iters")->second)),
         round_zero_(static_cast<int>(settings.find("round_zero")->second)),
@@ -114,7 +114,7 @@ class Hqq final : public Algorithm {
     for (size_t lane = 0; lane < rows; ++lane) {
       const float* const w = weight.row(row + lane) + begin;
       start(spec, {w, count}, batch.origins[lane], batch.scales[lane]);
-      const double unit = relative_ ? 1.0 : std::pow(double{batch.scales[lane]}, double{p_} - 2.0);
+      const double unit = std::pow(double{batch.scales[lane]}, (double{p_} - 2.0) * (1.0 - relative_));
       batch.factors[lane] = static_cast<float>(std::min(unit / beta_, 1e30));
       // Halved, so that no finite range overflows.
       const float half_origin = 0.5f * batch.origins[lane], inverse = 2.0f / batch.scales[lane];
@@ -214,7 +214,7 @@ class Hqq final : public Algorithm {
   float p_;
   double beta_;
   float kappa_;
-  bool relative_;
+  double relative_;
   int refits_;
   int iters_, round_zero_;
   bool integer_zero_;

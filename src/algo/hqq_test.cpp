@@ -91,7 +91,7 @@ TEST(Hqq, IsNeverWorseThanTheZeroPointItStartsFrom) {
     double gained = 0, before = 0;
     for (int bits = 1; bits <= 8; ++bits)
       for (size_t group : {size_t{1}, size_t{7}, size_t{64}, QuantSpec::kWholeRow})
-        for (int relative : {0, 1}) {
+        for (double relative : {0.0, 0.5, 1.0}) {
           const QuantSpec spec{.bits = bits, .group = group, .symmetric = false};
           const auto q = run(w, rows, spec, {{"relative", relative}, {"refit", 0}, {"round_zero", 0}});
           const auto errors = group_errors(q, w);
