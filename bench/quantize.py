@@ -14,8 +14,8 @@ Each row is quantized from the model as it is, with embedding and head kept, the
 --windows windows of --ctx tokens. CPU seconds are user + system of the quantizing process, sampling of `self` included; with --repeat the
 quantizing runs that many times and its medians count. Prints a Markdown table. --rows picks rows by a regular expression on their names.
 
---results FILE keeps every row, with its exact settings, the processor and the versions, and takes the place of an earlier row of the same
-model (--label), name, windows and processor. --docs FOLDER then writes the tables of accuracy.md and quantization-speed.md there from that
+--results FILE keeps every row, with its exact settings, the processor and the versions, in the place of an earlier row of the same model
+(--label), name and windows. --docs FOLDER then writes the tables of accuracy.md and quantization-speed.md there from that
 file: what stands between <!-- rows of LABEL: KIND --> and <!-- end of rows -->. With --rows '^$' nothing is measured, only written.
 """
 
@@ -139,7 +139,8 @@ KINDS = {
         lambda row: [row["name"], row["windows"], f"{row['ppl']:.2f}", f"{row['kld']:.4f}", f"{row['top1']:.3f}", f"{row['ref_ppl']:.2f}"]),
     "cost": (
         ["", "CPU s", "seconds", "peak RSS MB", "runs", "processor", "settings"],
-        lambda row: [row["name"], f"{row['cpu_seconds']:.0f}", f"{row['seconds']:.0f}", f"{row['peak_rss_bytes'] / 1e6:.0f}", row["repeat"], row["processor"], settings(row)]),
+        lambda row: [row["name"], f"{row['cpu_seconds']:.0f}", f"{row['seconds']:.0f}" if row["seconds"] else "", f"{row['peak_rss_bytes'] / 1e6:.0f}", row["repeat"],
+                     row["processor"], settings(row)]),
 }
 
 
@@ -167,6 +168,7 @@ def main():
     parser.add_argument("--rows", default="", help="regular expression: only rows whose names contain a match")
     parser.add_argument("--tool", action="append", default=[], metavar="NAME=PYTHON", help="also run this tool, with this interpreter")
     parser.add_argument("--label", default="demo", help="what the model is called in --results and the tables")
+    parser.add_argument("--processor", default=processor(), help="what the machine is called in --results and the tables")
     parser.add_argument("--results", type=pathlib.Path, help="JSON file that the rows are added to")
     parser.add_argument("--docs", type=pathlib.Path, help="folder whose tables are written from --results")
     options = parser.parse_args()
@@ -181,11 +183,11 @@ def main():
     for name, run in rows:
         if not re.search(options.rows, name):
             continue
-        row = {"label": options.label, "windows": options.windows, "processor": processor(), "repeat": options.repeat, **run()}
+        row = {"label": options.label, "windows": options.windows, "processor": options.processor, "repeat": options.repeat, **run()}
         error = f"{100 * row['output_error']:.2f} %" if "output_error" in row else ""
         print(f"| {row['name']} | {row['cpu_seconds']:.0f} | {row['peak_rss_bytes'] / 1e6:.0f} | {error} | {row['ppl']:.2f} | {row['kld']:.4f} | "
               f"{row['top1']:.3f} |", flush=True)
-        key = ("label", "name", "windows", "processor")
+        key = ("label", "name", "windows")
         results = [old for old in results if any(old[k] != row[k] for k in key)] + [row]
         order = {other: i for i, (other, _, *_) in enumerate(ROWS + TOOL_ROWS)}
         results.sort(key=lambda row: (row["label"], row["windows"], order.get(row["name"], len(order))))
