@@ -108,7 +108,7 @@ def autoround(o):
 
 
 def train(model, ids, steps):
-    """TEQ's scales, as the tool's own tests train them."""
+    """TEQ's scales: the tool leaves the training to its user. A window a step, Adam, a linear schedule."""
     import torch
     from transformers import get_scheduler
     scales = list(model._trained_alphas.values())

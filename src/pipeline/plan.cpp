@@ -382,7 +382,11 @@ class Planner {
                                    ") and are quantized again: errors add up; prefer the original model"));
   }
 
-  bool quantizes() const { return !plan_.algorithms.empty() || blocks_.has_value(); }
+  bool quantizes() const {
+    return blocks_ || std::any_of(plan_.tensors.begin(), plan_.tensors.end(), [](const PlannedTensor& planned) {
+             return planned.action == PlannedTensor::Action::kQuantize;
+           });
+  }
 
   void check_used() const {
     if (!quantizes())
