@@ -116,28 +116,18 @@ void add_products(const Tiles& tiles, const typename Tiles::Value* columns, cons
                  [&](size_t row, size_t col) { return sums.cross.data() + row * cols + col; });
 }
 
-// What a strip of columns adds to the sums, in the order of the tokens: in float over kRun of them, then in double.
+// What a strip of columns adds to the sums, in the order of the tokens. In double: squares of what a model computes may
+// leave the range of float.
 struct StripSums {
-  static constexpr size_t kRun = 16;
   double square[kStrip] = {}, abs[kStrip] = {};
   float max_abs[kStrip] = {};
 
-  void add(MatrixView<const float> x, size_t begin, size_t cols) {
-    for (size_t t = 0; t < x.rows; t += kRun) {
-      float squares[kStrip] = {}, magnitudes[kStrip] = {};
-      for (size_t i = t; i < std::min(x.rows, t + kRun); ++i) {
-        const float* const row = x.row(i) + begin;
-        for (size_t c = 0; c < cols; ++c) {
-          const float a = std::abs(row[c]);
-          squares[c] += a * a;
-          magnitudes[c] += a;
-          max_abs[c] = std::max(max_abs[c], a);
-        }
-      }
-      for (size_t c = 0; c < cols; ++c) {
-        square[c] += static_cast<double>(squares[c]);
-        abs[c] += static_cast<double>(magnitudes[c]);
-      }
+  void add(const float* x, size_t cols) {
+    for (size_t c = 0; c < cols; ++c) {
+      const float a = std::abs(x[c]);
+      square[c] += static_cast<double>(a) * static_cast<double>(a);
+      abs[c] += static_cast<double>(a);
+      max_abs[c] = std::max(max_abs[c], a);
     }
   }
 };
@@ -179,7 +169,7 @@ void InputCollector::add_chunk(MatrixView<const float> x, const MatrixView<const
   uint16_t* const halves = gram && units ? aligned(half_storage, space) : nullptr;
   parallel_for(cols, kStrip, [&](size_t begin, size_t end) {
     StripSums strip;
-    strip.add(x, begin, end - begin);
+    for (size_t t = 0; t < depth; ++t) strip.add(x.row(t) + begin, end - begin);
     for (size_t c = begin; c < end; ++c) {
       if (!std::isfinite(strip.square[c - begin]))
         throw Error(ErrorKind::kCorrupt, "the model computes NaN or infinity on the calibration text");

@@ -86,5 +86,13 @@ TEST(InputCollector, RefusesWhatIsNotFinite) {
   EXPECT_EQ(error_kind([&] { collector.add(matrix<const float>(x.data(), 10, 20)); }), ErrorKind::kCorrupt);
 }
 
+// Sums of squares leave the range of float long before their means do.
+TEST(InputCollector, TakesInputsWhoseSquaresBarelyFitAFloat) {
+  const std::vector<float> x(64 * 3, 1e19f);
+  InputCollector collector(3, false, false);
+  collector.add(matrix(x.data(), 64, 3));
+  for (const float mean : collector.finish().mean_square) EXPECT_FLOAT_EQ(mean, 1e19f * 1e19f);
+}
+
 }  // namespace
 }  // namespace nibble

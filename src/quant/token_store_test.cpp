@@ -47,6 +47,20 @@ TEST(TokenStore, KeepsANamedFile) {
   EXPECT_EQ(back, x);
 }
 
+TEST(TokenStore, RowsMayLieApart) {
+  const TestFolder folder;
+  constexpr size_t kRows = 3, kCols = 2, kStride = 5;
+  std::vector<float> x(kRows * kStride);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
+  for (const bool spilled : {false, true}) {
+    TokenStore store(kRows, kCols, DType::kF32, spilled ? folder.path() : std::filesystem::path());
+    store.write(0, {x.data(), kRows, kCols, kStride});
+    std::vector<float> back(x.size(), -1);
+    store.read(0, {back.data(), kRows, kCols, kStride});
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(back[i], i % kStride < kCols ? x[i] : -1) << spilled << " " << i;
+  }
+}
+
 TEST(TokenStore, SaysWhereItCannotWrite) {
   EXPECT_THAT(error_text([] { TokenStore(1, 1, DType::kF32, "/nonexistent/file"); }),
               testing::HasSubstr("/nonexistent/file"));
