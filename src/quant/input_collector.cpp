@@ -66,9 +66,9 @@ void round_column(const float* column, size_t depth, uint16_t* out) {
   if (depth % 2 != 0) out[depth] = 0;
 }
 
-// To the caches, from memory or a cache of all cores: sums are on their way while products are formed.
+// Sums are on their way, from memory or a cache that all cores share, while products are formed.
 template <class T>
-void fetch(const T* values, size_t count) {
+void prefetch(const T* values, size_t count) {
   constexpr size_t kOfLine = kLine / sizeof(T);
   for (size_t i = 0; i < count; i += kOfLine) __builtin_prefetch(values + i, 1);
   if (count > 0) __builtin_prefetch(values + count - 1, 1);
@@ -92,7 +92,7 @@ void each_product(const Tiles& tiles, const typename Tiles::Value* a, size_t col
       tiles.pack(begin, count, panel);
       for (size_t r = triangle ? begin : 0; r < cols; r += tiles.tokens()) {
         const size_t rows = std::min(tiles.tokens(), cols - r);
-        for (size_t i = 0; i < rows; ++i) fetch(at(r + i, begin), wanted(r + i));
+        for (size_t i = 0; i < rows; ++i) prefetch(at(r + i, begin), wanted(r + i));
         tiles.multiply(a + r * kStride, panel, acc, rows);
         for (size_t i = 0; i < rows; ++i) {
           auto* const out = at(r + i, begin);
