@@ -174,6 +174,8 @@ def main():
     options = parser.parse_args()
     if options.docs and not options.results:
         parser.error("--docs needs --results, which the tables are written from")
+    if options.repeat < 1:
+        parser.error("--repeat should be 1 or more")
     options.tools = dict(tool.split("=", 1) for tool in options.tool)
     options.nibble = options.nibble.resolve()
     print("| row | CPU s | peak RSS MB | output error | PPL | KLD | top-1 |\n|---|---|---|---|---|---|---|")
